@@ -1,0 +1,1 @@
+"""Device code, installed from the `kernels/` folder of the source tree."""
