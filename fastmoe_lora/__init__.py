@@ -1,0 +1,37 @@
+"""fastmoe_lora: linear layers with routed low-rank experts whose ranks are learned (RA-MoE), fast on GPUs and CPUs."""
+
+from .adapt import adapt, trainable_parameters
+from .backends import backends
+from .diagonal import rank_diagonal
+from .functional import ramoe_linear
+from .io import load_adapters, save_adapters
+from .layer import RAMoELinear
+from .rank_optimizer import RankOptimizer
+from .ranks import (
+    freeze_ranks,
+    project_ranks_,
+    ramoe_layers,
+    rank_budget_loss,
+    rank_report,
+    ranks_frozen,
+    set_rank_window,
+)
+
+__all__ = [
+    "RAMoELinear",
+    "RankOptimizer",
+    "adapt",
+    "backends",
+    "freeze_ranks",
+    "load_adapters",
+    "project_ranks_",
+    "ramoe_layers",
+    "ramoe_linear",
+    "rank_budget_loss",
+    "rank_diagonal",
+    "rank_report",
+    "ranks_frozen",
+    "save_adapters",
+    "set_rank_window",
+    "trainable_parameters",
+]

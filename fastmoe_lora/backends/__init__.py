@@ -1,0 +1,61 @@
+"""The implementations of the one operator, and which of them runs where."""
+
+import os
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+NAMES = ("reference", "packed", "triton", "cpu")
+
+
+def backends() -> dict[str, bool | str]:
+    """Backend name -> True where it works on this machine, else the reason why it does not."""
+    return {name: _availability(name) for name in NAMES}
+
+
+def load(name: str) -> ModuleType:
+    """The module of an operator backend, with its ``forward`` and ``backward``."""
+    return _load(name)
+
+
+def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend to run: ``FASTMOE_LORA_BACKEND`` if set, else ``name``, where "auto" picks by device and dtype.
+
+    Raises ValueError for an unknown backend or one that does not work here, with the reason.
+    """
+    return _resolve(os.environ.get("FASTMOE_LORA_BACKEND") or name, device.type, dtype)
+
+
+@cache
+def _load(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{name}")
+
+
+@cache
+def _availability(name: str) -> bool | str:
+    try:
+        return _load(name).available()
+    except ImportError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@cache
+def _resolve(name: str, device_type: str, dtype: torch.dtype) -> str:
+    if name == "auto":
+        fastest = {"cpu": "cpu", "cuda": "triton"}.get(device_type)
+        if fastest is None or dtype == torch.float64:  # the compiled kernels are for float32 and the 16-bit types
+            return "packed"
+        reason = _availability(fastest)
+        if reason is True:
+            return fastest
+        warnings.warn(f"backend {fastest!r} is not available ({reason}); using 'packed'", stacklevel=4)
+        return "packed"
+    if name not in NAMES:
+        raise ValueError(f"backend: got {name!r}, expected 'auto' or one of {NAMES}")
+    reason = _availability(name)
+    if reason is not True:
+        raise ValueError(f"backend: {name!r} is not available here: {reason}")
+    return name

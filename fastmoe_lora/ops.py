@@ -1,0 +1,101 @@
+"""The registered operators, one per direction: opaque to torch.compile, known to autograd.
+
+Shapes: M tokens, K = in_features, N = out_features, S splits, E experts, R maximal rank, P computed columns a split.
+"""
+
+import torch
+from torch import Tensor
+
+from . import backends
+
+_LIBRARY = torch.library.Library("fastmoe_lora", "DEF")
+_LIBRARY.define(
+    "ramoe_forward(Tensor x, Tensor weight, Tensor? bias, Tensor lora_A, Tensor lora_B, Tensor diag, Tensor? gates, "
+    "Tensor? router_weight, Tensor? columns, int top_k, float scaling, float dropout, Tensor? seed, str backend) "
+    "-> (Tensor y, Tensor low_rank, Tensor gates_out)"
+)
+_LIBRARY.define(
+    "ramoe_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor lora_A, Tensor lora_B, Tensor diag, Tensor gates, "
+    "Tensor? router_weight, Tensor? columns, Tensor low_rank, float scaling, float dropout, Tensor? seed, "
+    "bool[] needs, str backend) -> Tensor[]"
+)
+# Positions in ramoe_forward's inputs of: x, weight, bias, lora_A, lora_B, diag, gates, router_weight.
+_DIFFERENTIABLE = 8
+
+
+def _forward(*arguments):
+    *inputs, backend = arguments
+    return backends.load(backend).forward(*inputs)
+
+
+def _backward(*arguments) -> list[Tensor]:
+    """Gradients in the order of the forward's inputs; an empty tensor where ``needs`` is False."""
+    *inputs, needs, backend = arguments
+    gradients = backends.load(backend).backward(*inputs, needs)
+    grad_y = inputs[0]
+    return [g if need else grad_y.new_empty(0) for g, need in zip(gradients, needs, strict=True)]
+
+
+def _forward_fake(
+    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, backend
+):
+    splits, experts, max_rank, _ = lora_A.shape
+    tokens = x.shape[0]
+    width = experts * max_rank if columns is None else columns.shape[1]
+    gates_out = diag.new_empty(0) if router_weight is None else diag.new_empty(tokens, splits, experts)
+    return x.new_empty(tokens, weight.shape[0]), x.new_empty(tokens, splits, width), gates_out
+
+
+def _backward_fake(
+    grad_y,
+    x,
+    weight,
+    lora_A,
+    lora_B,
+    diag,
+    gates,
+    router_weight,
+    columns,
+    low_rank,
+    scaling,
+    dropout,
+    seed,
+    needs,
+    backend,
+):
+    bias = weight.new_empty(weight.shape[0])
+    sources = (x, weight, bias, lora_A, lora_B, diag, gates, router_weight)
+    return [
+        source.new_empty(source.shape) if need else grad_y.new_empty(0)
+        for source, need in zip(sources, needs, strict=True)
+    ]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    (x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed, backend) = inputs
+    _, low_rank, gates_out = output
+    ctx.mark_non_differentiable(low_rank, gates_out)
+    ctx.set_materialize_grads(False)
+    gates = gates_out if gates is None else gates
+    ctx.save_for_backward(x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, seed)
+    ctx.scaling, ctx.dropout, ctx.backend = scaling, dropout, backend
+
+
+def _autograd(ctx, grad_y, _grad_low_rank, _grad_gates):
+    *operands, low_rank, seed = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
+    gradients = torch.ops.fastmoe_lora.ramoe_backward(
+        grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend
+    )
+    gradients = [g if need else None for g, need in zip(gradients, needs, strict=True)]
+    return (*gradients, None, None, None, None, None, None)
+
+
+for _name, _kernel, _fake in (
+    ("ramoe_forward", _forward, _forward_fake),
+    ("ramoe_backward", _backward, _backward_fake),
+):
+    _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastmoe_lora::{_name}", _fake, lib=_LIBRARY)
+torch.library.register_autograd("fastmoe_lora::ramoe_forward", _autograd, setup_context=_setup_context, lib=_LIBRARY)
+ramoe_forward = torch.ops.fastmoe_lora.ramoe_forward.default
