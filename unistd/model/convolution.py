@@ -1,0 +1,101 @@
+"""Encoder and decoder of one task: frames to tokens and tokens to frames.
+
+Time is folded into the channels: all frames pass the same convolutions, and a 1x1 projection at the token grid mixes
+the frames of a sample (Tin·C' -> width, and width -> Tout·C'). The projection is always there, not only where the
+number of frames does not divide the width: it is where a task's frames are combined before the frozen layers see them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from unistd.tasks.spec import TaskSpec
+
+
+class Encoder(nn.Module):
+    """Frames (B, Tin, C, H, W) -> tokens (B, N, width), N = (H/patch)·(W/patch)."""
+
+    def __init__(self, spec: TaskSpec, width: int, hidden: int) -> None:
+        super().__init__()
+        strides = stage_strides(spec.patch)
+        frame_channels = channels_per_frame(width, spec.frames_in)
+        stages, channels, scale = [], spec.channels, 1
+        for index, stride in enumerate(strides):
+            scale *= stride
+            out = frame_channels if index == len(strides) - 1 else stage_channels(hidden, scale)
+            kernel = max(3, stride | 1)  # odd, so that padding kernel // 2 divides the size by exactly `stride`
+            stages.append(norm_act(nn.Conv2d(channels, out, kernel, stride, kernel // 2)))
+            channels = out
+        self.stages = nn.Sequential(*stages)
+        self.projection = nn.Conv2d(spec.frames_in * frame_channels, width, 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        batch = frames.shape[0]
+        features = self.stages(frames.flatten(0, 1))  # (B·Tin, C', h, w)
+        features = features.reshape(batch, -1, *features.shape[2:])  # time into channels: (B, Tin·C', h, w)
+        return self.projection(features).flatten(2).transpose(1, 2)
+
+
+class Decoder(nn.Module):
+    """Tokens (B, N, width) -> frames (B, Tout, C, H, W).
+
+    With `residual` the last input frame is added to what the convolutions give, and these start at zero: at the start
+    the model repeats the last frame.
+    """
+
+    def __init__(self, spec: TaskSpec, width: int, hidden: int, residual: bool) -> None:
+        super().__init__()
+        self.grid, self.frames_out, self.residual = spec.grid, spec.frames_out, residual
+        channels = channels_per_frame(width, spec.frames_out)
+        self.projection = nn.Conv2d(width, spec.frames_out * channels, 1)
+        stages, scale = [], spec.patch
+        for stride in reversed(stage_strides(spec.patch)):
+            scale //= stride
+            out = stage_channels(hidden, scale)
+            padding = stride // 2
+            kernel = stride + 2 * padding  # multiplies the size by exactly `stride`; 4 for 2, so no checkerboard
+            if stride == 1:
+                kernel, padding = 3, 1
+            stages.append(norm_act(nn.ConvTranspose2d(channels, out, kernel, stride, padding)))
+            channels = out
+        self.stages = nn.Sequential(*stages)
+        self.readout = nn.Conv2d(channels, spec.channels, 3, padding=1)
+        if residual:
+            nn.init.zeros_(self.readout.weight)
+            nn.init.zeros_(self.readout.bias)
+
+    def forward(self, tokens: Tensor, last_frame: Tensor) -> Tensor:
+        """tokens (B, N, width), last_frame (B, C, H, W) -> (B, Tout, C, H, W)."""
+        features = self.projection(tokens.transpose(1, 2).unflatten(2, self.grid))
+        features = features.unflatten(1, (self.frames_out, -1)).flatten(0, 1)  # (B·Tout, C', h, w)
+        frames = self.readout(self.stages(features)).unflatten(0, (-1, self.frames_out))
+        return last_frame[:, None] + frames if self.residual else frames
+
+
+def stage_strides(patch: int) -> list[int]:
+    """Prime factors of `patch`, smallest first, ones in front up to two stages: 16 -> 2 2 2 2, 6 -> 2 3, 2 -> 1 2."""
+    strides, factor = [], 2
+    while patch > 1:
+        while patch % factor == 0:
+            strides.append(factor)
+            patch //= factor
+        factor += 1
+    return [1] * (2 - len(strides)) + strides
+
+
+def stage_channels(hidden: int, scale: int) -> int:
+    """Channels at 1/scale of the frame's size: `hidden` at half size, twice as many per halving, at most 4·hidden."""
+    return max(8, min(hidden * scale // 2, 4 * hidden))
+
+
+def channels_per_frame(width: int, frames: int) -> int:
+    """Channels of one frame at the token grid: width / frames, rounded up to a multiple of 8."""
+    return 8 * math.ceil(width / frames / 8)
+
+
+def norm_act(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
+    """convolution -> GroupNorm (8 groups where they fit) -> SiLU."""
+    channels = convolution.out_channels
+    return nn.Sequential(convolution, nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU())
