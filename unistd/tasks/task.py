@@ -1,0 +1,74 @@
+"""A task: its spec, its generator and, where files of it can be read, their reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from unistd.tasks.spec import TaskSpec
+
+SPLITS = ("train", "val", "test")
+
+
+class DataFileError(ValueError):
+    """A data file that is missing, truncated, or holds something else than its format says. One line, names the file."""
+
+
+class FileReader(Protocol):
+    """Reader of the published files of one task."""
+
+    def find(self, root: Path) -> Path | None:
+        """The file or folder below `root` that `open` would read, or None."""
+
+    def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
+        """A map-style dataset of (inputs, targets); see `Task.open`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the ten tasks.
+
+    Args:
+        spec: the shapes of the published protocol.
+        generate: `generate(spec, seed, index)` -> float32 (Tin + Tout, C, H, W) in [0, 1]. The same arguments give the same
+            bits; different (seed, index) give different sequences of one and the same world.
+        reader: reader of the published files, None where generated data serves alone.
+    """
+
+    spec: TaskSpec
+    generate: Callable[[TaskSpec, int, int], np.ndarray]
+    reader: FileReader | None = None
+
+    def find(self, root: str | Path | None) -> Path | None:
+        """The task's file or folder below `root`; None where there is none (or where its files are not read)."""
+        if root is None or self.reader is None:
+            return None
+        return self.reader.find(Path(root))
+
+    def open(
+        self, spec: TaskSpec, split: str, root: str | Path, *, length: int | None = None, seed: int = 0
+    ) -> Dataset:
+        """Dataset of the real files below `root`.
+
+        Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]; `dataset.spec` is the spec with the
+        scale that the files were divided by, `dataset.source` the path that is read.
+
+        Args:
+            length: at most this many samples, spread evenly over the split; None: all.
+            seed: of the samples that are put together on the fly (Moving MNIST).
+
+        Raises:
+            DataFileError: no files, or files that are truncated, of another shape, or hold values that cannot be.
+        """
+        if self.reader is None:
+            raise DataFileError(
+                f"{root}: reading files of task {spec.name!r} is not supported yet, use its generated data (root=None)"
+            )
+        if self.reader.find(Path(root)) is None:
+            raise DataFileError(f"{root}: found no files of task {spec.name!r}")
+        return self.reader.open(spec, split, Path(root), length, seed)
