@@ -33,7 +33,7 @@ def _backward(*arguments) -> list[Tensor]:
     *inputs, needs, backend = arguments
     gradients = backends.load(backend).backward(*inputs, needs)
     grad_y = inputs[0]
-    return [g if need else grad_y.new_empty(0) for g, need in zip(gradients, needs, strict=True)]
+    return [g.contiguous() if need else grad_y.new_empty(0) for g, need in zip(gradients, needs, strict=True)]
 
 
 def _forward_fake(
@@ -82,6 +82,8 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad_y, _grad_low_rank, _grad_gates):
+    if grad_y is None:
+        return (None,) * 14
     *operands, low_rank, seed = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
     gradients = torch.ops.fastmoe_lora.ramoe_backward(

@@ -29,6 +29,11 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     return _resolve(os.environ.get("FASTMOE_LORA_BACKEND") or name, device.type, dtype)
 
 
+# torch.compile takes the answer as a constant. This is all that torch.compiler.assume_constant_result does, but for
+# the import of the whole compiler, which costs over a second.
+resolve._dynamo_marked_constant = True
+
+
 @cache
 def _load(name: str) -> ModuleType:
     return import_module(f"{__name__}.{name}")

@@ -1,0 +1,197 @@
+"""Which tile sizes a Triton kernel runs with: the problem's geometry, the plan table and the constants of a launch.
+
+Standard library alone: the ahead-of-time compiler loads this file where torch is absent.
+"""
+
+import json
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+PLANS = Path(__file__).with_name("plans.json")
+MODES = ("queue", "two_launch", "recompute")
+KINDS = ("forward", "grad_input", "grad_weight")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """All that a kernel is specialised to but the number of tokens: y (M, N) = x (M, K) ..., S splits, E experts, R ranks, P columns a split."""
+
+    k: int
+    n: int
+    splits: int
+    experts: int
+    max_rank: int
+    columns: int
+    routed: bool
+    ranks: bool = False
+    top_k: bool = False
+    dropout: bool = False
+    compact: bool = False
+    bits: int = 16  # of the compute dtype
+    master: bool = False  # adapters in float32 beside a 16-bit compute dtype
+
+    @property
+    def split_n(self) -> int:
+        return self.n // self.splits
+
+    @property
+    def low_rank_width(self) -> int:
+        """Columns of a split, the router's included."""
+        return self.columns + (self.experts if self.routed else 0)
+
+    @property
+    def block(self) -> int:
+        """Width BP of a block of columns: the smallest power of two from 16 (the least a matrix unit contracts) to 64 that holds them all."""
+        return min(64, max(16, _power_of_two(self.low_rank_width)))
+
+    @property
+    def padded(self) -> int:
+        """T: columns of a split in whole blocks."""
+        return _ceil(self.low_rank_width, self.block) * self.block
+
+    @property
+    def packs(self) -> bool:
+        """B cannot be read in 16-byte pieces as it lies."""
+        return self.compact or self.master or self.max_rank * self.bits % 128 != 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tile sizes and launch options of one kernel. `bm`, `bn`: output tile; `bk`: step of the contraction."""
+
+    mode: str
+    bm: int
+    bn: int
+    bk: int
+    warps: int
+    stages: int
+    group: int = 8  # row blocks dealt out together
+    per_sm: int = 1  # programs per multiprocessor
+    merge: bool = False  # one producer for all splits
+    tma: bool = False
+    parts: int = 1  # grad_weight: parts of the token axis per multiprocessor-filling wave
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"mode: got {self.mode!r}, expected one of {MODES}")
+        for name in ("bm", "bn", "bk"):
+            value = getattr(self, name)
+            if value < 16 or value & (value - 1):
+                raise ValueError(f"{name}: got {value}, expected a power of two of at least 16")
+
+
+def architecture(name: str) -> str:
+    """Section of the plan table for a device: "sm_90", "gfx942", ... -> a section; "small" where shared memory is unknown or below 160 KB."""
+    family = {"sm_80": "sm_80", "sm_87": "sm_80", "sm_90": "sm_90", "sm_100": "sm_100", "sm_103": "sm_100"}
+    return family.get(name, "gfx942" if name.startswith("gfx9") else "small")
+
+
+def choose(kind: str, device: str, geometry: Geometry, tokens: int) -> Plan:
+    """The first plan of the table's section for `device` that matches and can run; TMA is dropped where alignment forbids it."""
+    return _choose(kind, architecture(device), geometry, _bucket(tokens))
+
+
+def table(path: Path = PLANS) -> dict[str, dict[str, list[dict]]]:
+    """architecture -> kind -> rows in order of preference. A row is a `Plan` and what it is for: bits, and m (largest M), n, k, width or null."""
+    return json.loads(path.read_text())
+
+
+def plan_of(row: dict) -> Plan:
+    names = {field.name for field in fields(Plan)}
+    return Plan(**{key: value for key, value in row.items() if key in names})
+
+
+def runs(kind: str, plan: Plan, geometry: Geometry) -> bool:
+    """Whether the kernel's own conditions hold."""
+    return plan.mode != "recompute" or (kind == "forward" and geometry.padded == geometry.block)
+
+
+def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
+    """The plan with what this geometry does not allow switched off."""
+    in_one_block = not geometry.routed or geometry.padded == geometry.block
+    changes = {"merge": plan.merge and in_one_block and kind == "forward", "tma": plan.tma and _tma(kind, plan, geometry)}
+    if kind == "grad_input" and geometry.dropout:
+        # The mask applies to the adapter's part alone, so that part comes first and cannot wait behind the main loop.
+        changes["mode"] = "two_launch"
+    return replace(plan, **changes)
+
+
+def _tma(kind: str, plan: Plan, geometry: Geometry) -> bool:
+    """Rows 16-byte aligned, and no tile that reaches into the next split."""
+    aligned = geometry.k * geometry.bits % 128 == 0 and geometry.n * geometry.bits % 128 == 0
+    step = plan.bn if kind == "forward" else plan.bk
+    return kind != "grad_weight" and aligned and (geometry.splits == 1 or geometry.split_n % step == 0)
+
+
+@cache
+def _choose(kind: str, section: str, geometry: Geometry, bucket: int) -> Plan:
+    for row in _table()[section][kind]:
+        wanted = {"n": geometry.n, "k": geometry.k, "width": geometry.block, "bits": geometry.bits}
+        if all(row.get(name) in (None, value) for name, value in wanted.items()) and bucket <= (row.get("m") or bucket):
+            plan = plan_of(row)
+            if runs(kind, plan, geometry):
+                return fit(kind, plan, geometry)
+    raise LookupError(f"plans.json: no row of {section}/{kind} serves {geometry}")
+
+
+@cache
+def _table() -> dict[str, dict[str, list[dict]]]:
+    return table()
+
+
+def _bucket(tokens: int) -> int:
+    """M rounded up to a power of two, so that few plans are looked up."""
+    return _power_of_two(max(tokens, 1))
+
+
+def forward_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
+    """Compile-time arguments of `forward` (without PRODUCE and CONSUME) or, in mode "recompute", of `recompute`."""
+    constants = _shape(geometry) | {
+        "RANKS": geometry.ranks,
+        "TOP_K": geometry.top_k,
+        "BM": plan.bm,
+        "BN": plan.bn,
+        "BK": plan.bk,
+        "BP": geometry.block,
+    }
+    if plan.mode == "recompute":
+        return constants
+    return constants | {
+        "T": geometry.padded,
+        "ROUTER_WIDTH": expert_width(geometry),
+        "GROUP": plan.group,
+        "MERGE": plan.merge,
+        "PACK": geometry.packs,
+        "TMA": plan.tma,
+    }
+
+
+def forward_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
+    """Tasks of one launch of `forward` that does both phases."""
+    tiles = geometry.splits * _ceil(geometry.split_n, plan.bn)
+    blocks = _ceil(geometry.columns, geometry.block) * (1 if plan.merge else geometry.splits)
+    return _queued(plan, tokens, blocks, tiles) + (tiles if geometry.packs else 0)
+
+
+def expert_width(geometry: Geometry) -> int:
+    return max(16, _power_of_two(geometry.experts))
+
+
+def _shape(geometry: Geometry) -> dict[str, int]:
+    names = {"K": "k", "N": "n", "S": "splits", "E": "experts", "R": "max_rank", "P": "columns"}
+    return {constant: getattr(geometry, name) for constant, name in names.items()}
+
+
+def _queued(plan: Plan, tokens: int, produce: int, consume: int) -> int:
+    blocks = _ceil(tokens, plan.bm)
+    group = min(plan.group, blocks)
+    return group * produce + _ceil(blocks, group) * group * (produce + consume)
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
+def _ceil(value: int, by: int) -> int:
+    return -(-value // by)

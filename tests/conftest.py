@@ -1,0 +1,15 @@
+"""Every test: fixed seed, and uninitialised memory filled with NaN so that an unwritten output shows."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _poison_uninitialised_memory():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True

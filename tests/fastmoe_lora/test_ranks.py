@@ -1,0 +1,178 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastmoe_lora import (
+    RAMoELinear,
+    RankOptimizer,
+    freeze_ranks,
+    project_ranks_,
+    ramoe_layers,
+    rank_budget_loss,
+    rank_report,
+    ranks_frozen,
+    set_rank_window,
+)
+
+
+@pytest.fixture
+def model():
+    layers = nn.Sequential(
+        RAMoELinear(8, 12, splits=3, backend="packed", dtype=torch.float64),
+        RAMoELinear(12, 8, num_experts=4, max_rank=4, init_rank=2.25, backend="packed", dtype=torch.float64),
+    )
+    for _, layer in ramoe_layers(layers):
+        nn.init.normal_(layer.lora_B)
+    return layers
+
+
+def ranks(model):
+    return torch.cat([layer.rank.detach().flatten() for _, layer in ramoe_layers(model)])
+
+
+def test_penalty_is_the_distance_from_the_initial_sum(model):
+    assert rank_budget_loss(model).item() == 0
+    model[0].rank.data += 0.5
+    loss = rank_budget_loss(model)
+    loss.backward()
+    assert loss.item() == pytest.approx(9)
+    assert (model[1].rank.grad == 1).all()
+    assert rank_budget_loss(model, budget=200).item() == pytest.approx(200 - 81 - 9 - 9)
+
+
+@pytest.mark.parametrize("budget", [None, 0, 7.5, 100, 160])
+def test_projection_is_the_nearest_point_of_the_budget(model, budget):
+    for _, layer in ramoe_layers(model):
+        layer.rank.data = torch.rand_like(layer.rank) * 3 * layer.max_rank - layer.max_rank
+    before = ranks(model)
+    project_ranks_(model, budget)
+    after = ranks(model)
+    limits = torch.cat([torch.full((18,), 8.0), torch.full((4,), 4.0)]).double()
+    assert after.sum().item() == pytest.approx(90 if budget is None else budget, abs=1e-9)
+    assert (after >= 0).all()
+    assert (after <= limits).all()
+    # Optimality: ranks inside their range all moved by one shift; the others would have moved further.
+    shift = before - after
+    inside = (after > 1e-9) & (after < limits - 1e-9)
+    if inside.any():
+        common = shift[inside][0]
+        torch.testing.assert_close(shift[inside], common.expand_as(shift[inside]))
+        assert (shift[after <= 1e-9] <= common + 1e-9).all()
+        assert (shift[after >= limits - 1e-9] >= common - 1e-9).all()
+
+
+def test_projection_refuses_a_budget_out_of_range(model):
+    with pytest.raises(ValueError, match="budget: got 161, expected 0 to 160"):
+        project_ranks_(model, 161)
+
+
+def test_freezing_rounds_by_largest_remainder_and_keeps_the_sum(model):
+    model[0].rank.data = torch.full((3, 6), 2.0).double()
+    model[1].rank.data = torch.tensor([[0.3, 1.6, 2.55, 3.55]]).double()
+    freeze_ranks(model)
+    assert model[1].rank.tolist() == [[0, 2, 3, 3]]  # of two equal remainders the earlier is rounded up
+    assert ranks_frozen(model)
+    assert not any(layer.rank.requires_grad for _, layer in ramoe_layers(model))
+    assert model[0].columns.shape == (3, 16)  # 12 of 48 columns are on
+
+
+@pytest.mark.parametrize("budget", [22, 140])
+def test_freezing_to_a_budget(model, budget):
+    freeze_ranks(model, budget=budget)
+    assert ranks(model).sum().item() == budget
+
+
+def test_freezing_changes_the_output_by_rounding_alone_and_compaction_not_at_all(model):
+    for _, layer in ramoe_layers(model):
+        layer.rank.data = (torch.rand_like(layer.rank) * layer.max_rank / 2).double()
+    x = torch.randn(5, 8, dtype=torch.float64)
+    rounded = copy.deepcopy(model)
+    freeze_ranks(model)
+    for (_, layer), (_, frozen) in zip(ramoe_layers(rounded), ramoe_layers(model), strict=True):
+        layer.rank.data = frozen.rank.data.clone()
+    assert model[0].columns is not None
+    torch.testing.assert_close(model(x), rounded(x), rtol=1e-13, atol=1e-13)
+
+
+def test_the_output_is_continuous_in_the_ranks(model):
+    x = torch.randn(5, 8, dtype=torch.float64)
+    for rank in (0.5, 2.0, 4.0, 7.999999):
+        model[0].rank.data.fill_(rank)
+        here = model(x)
+        model[0].rank.data.fill_(rank + 1e-9)
+        assert (model(x) - here).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("stage", ["learning", "frozen"])
+def test_state_dict_round_trips_at_each_stage(model, stage):
+    fresh = copy.deepcopy(model)
+    for _, layer in ramoe_layers(model):
+        layer.rank.data = (torch.rand_like(layer.rank) * layer.max_rank / 2).double()
+    if stage == "frozen":
+        freeze_ranks(model)
+    fresh.load_state_dict(model.state_dict())
+    x = torch.randn(5, 8, dtype=torch.float64)
+    assert torch.equal(fresh(x), model(x))
+    assert ranks_frozen(fresh) == (stage == "frozen")
+    assert rank_report(fresh) == rank_report(model)
+
+
+def test_a_learning_state_thaws_a_frozen_model(model):
+    learning = copy.deepcopy(model.state_dict())
+    freeze_ranks(model)
+    model.load_state_dict(learning)
+    assert not ranks_frozen(model)
+    assert model[0].rank.requires_grad
+
+
+def test_rank_report_is_a_table(model):
+    report = rank_report(model)
+    assert [(row.layer, row.split) for row in report] == [("0", 0), ("0", 1), ("0", 2), ("1", 0)]
+    assert "2.25 2.25 2.25 2.25" in str(report)
+
+
+def test_rank_optimizer_keeps_the_budget_and_favours_what_matters(model):
+    optimizer = RankOptimizer(model, lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        for _, layer in ramoe_layers(model):
+            layer.rank.grad = torch.zeros_like(layer.rank)
+        model[0].rank.grad[0, 0] = -1.0  # this rank matters, no other does
+        optimizer.step()
+        assert ranks(model).sum().item() == pytest.approx(90)
+    assert model[0].rank[0, 0] > 7
+    assert ranks(model)[1:].max() < 4.5
+
+
+def test_rank_optimizer_state_round_trips(model):
+    twin = copy.deepcopy(model)
+    first, second = RankOptimizer(model, lr=0.1), RankOptimizer(twin, lr=0.1)
+    gradients = [[torch.randn_like(layer.rank) for _, layer in ramoe_layers(model)] for _ in range(4)]
+
+    def step(net, optimizer, gradient):
+        for (_, layer), grad in zip(ramoe_layers(net), gradient, strict=True):
+            layer.rank.grad = grad.clone()
+        optimizer.step()
+
+    for gradient in gradients[:2]:
+        step(model, first, gradient)
+    twin.load_state_dict(model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for gradient in gradients[2:]:
+        step(model, first, gradient)
+        step(twin, second, gradient)
+    assert torch.equal(ranks(model), ranks(twin))
+
+
+def test_window_is_set_on_every_layer(model):
+    set_rank_window(model, 2.5)
+    assert [layer.rank_window for _, layer in ramoe_layers(model)] == [2.5, 2.5]
+    with pytest.raises(ValueError, match="window: got 0"):
+        set_rank_window(model, 0)
+
+
+def test_a_model_without_adapters_is_named():
+    with pytest.raises(ValueError, match="model: Linear has no RAMoELinear layer"):
+        rank_budget_loss(nn.Linear(2, 2))
