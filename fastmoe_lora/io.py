@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .layer import RAMoELinear
@@ -20,6 +18,8 @@ _SHAPE = ("in_features", "out_features", "num_experts", "max_rank", "splits", "r
 
 def save_adapters(model: nn.Module, path: str | os.PathLike) -> None:
     """Writes the adapters of all RA-MoE layers, without the weights they adapt, into the folder ``path``."""
+    from safetensors.torch import save_file  # here, so that importing the package needs torch alone
+
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     layers = dict(ramoe_layers(model))
@@ -37,6 +37,9 @@ def load_adapters(model: nn.Module, path: str | os.PathLike) -> None:
 
     Raises FileNotFoundError, or ValueError naming the file or the layer that differs, before anything is changed.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     folder = Path(path)
     try:
         config = json.loads((folder / _CONFIG).read_text())

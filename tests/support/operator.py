@@ -75,7 +75,7 @@ class Case:
         return arguments
 
 
-# Odd on purpose: no tokens, one, not a multiple of a tile; sizes that are no multiples of 16; 1 to 16 experts, R 1 to 64.
+# Odd on purpose: no tokens, one, no multiple of a tile; sizes no multiple of 16; 1 to 16 experts; R from 1 to 64.
 CASES = (
     Case(),
     Case(tokens=0),
