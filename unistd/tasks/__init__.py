@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from unistd.tasks import bair, cityscapes, enso, human36m, kitti, kth, moving_mnist, sevir, taxibj, traffic4cast
@@ -49,8 +50,8 @@ def build_dataset(
 ) -> Dataset:
     """Map-style dataset of one task: the files below `root` where there are any, generated sequences otherwise.
 
-    Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]. `dataset.spec` holds the scale that was
-    used, `dataset.source` is "generated" or the path that is read.
+    Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]. `dataset.spec` holds the scale that
+    was used, `dataset.source` is "generated" or the path that is read.
 
     Args:
         spec: a `TaskSpec` (of any resolution and frame counts) or the name of a task.
@@ -61,12 +62,13 @@ def build_dataset(
         seed: of generated sequences.
 
     Raises:
-        ValueError: unknown task or split, or a length or seed that is not a whole number >= 1 (seed: >= 0).
+        ValueError: unknown task or split, another number of channels than the task's, or a length or seed that is not a whole number >= 1 (seed: >= 0).
         DataFileError: files that cannot be read, see `Task.open`.
     """
     if isinstance(spec, str):
         spec = get_task(spec).spec
     task = get_task(spec.name)
+    task.check(spec)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}{nearest(split, list(SPLITS))}")
     if length is not None and (not isinstance(length, int) or length < 1):
@@ -108,5 +110,5 @@ def task_table(root: str | Path | None = None) -> list[dict[str, str | int]]:
     return rows
 
 
-def _generated(spec: TaskSpec, split: str, seed: int, index: int):
+def _generated(spec: TaskSpec, split: str, seed: int, index: int) -> np.ndarray:
     return TASKS[spec.name].generate(spec, seed, stream_index(split, index))

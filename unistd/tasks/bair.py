@@ -9,9 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from unistd.tasks.raster import capsule, finish, paint, pixel_grid, random_stream, smooth_noise
+from unistd.tasks.raster import finish, paint_capsule, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import smooth_noise
 
 SPEC = TaskSpec(
     name="bair",
@@ -33,8 +34,16 @@ _LINKS = (0.62, 0.55)  # lengths of upper arm and forearm, in frame heights
 _HAND = 0.075  # radius
 _SUBSTEPS = 3
 _OBJECT_COLOURS = np.array(
-    [[0.85, 0.15, 0.15], [0.15, 0.5, 0.85], [0.95, 0.8, 0.1], [0.2, 0.65, 0.3], [0.9, 0.5, 0.1], [0.95, 0.95, 0.9], [0.55, 0.25, 0.6]]
-)  # fmt: skip
+    [
+        [0.85, 0.15, 0.15],
+        [0.15, 0.5, 0.85],
+        [0.95, 0.8, 0.1],
+        [0.2, 0.65, 0.3],
+        [0.9, 0.5, 0.1],
+        [0.95, 0.95, 0.9],
+        [0.55, 0.25, 0.6],
+    ]
+)
 
 
 @lru_cache(maxsize=8)
@@ -59,7 +68,7 @@ def _fold(path: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _push(hands: np.ndarray, objects: np.ndarray, radii: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Positions (T, N, 2) of objects (N, 2) that a hand, (T * substeps, 2), shoves out of its way without slip or glide."""
+    """Positions (T, N, 2) of objects (N, 2) that a hand, (T * substeps, 2), shoves out of its way without glide."""
     path = []
     for step, hand in enumerate(hands):
         away = objects - hand
@@ -86,8 +95,6 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
 
     Hand, objects and their radii are the sample's; two frames show where the hand is going.
     """
-    if spec.channels != 3:
-        raise ValueError(f"task bair: channels is {spec.channels}, the generator makes 3")
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     aspect = spec.width / spec.height
@@ -105,21 +112,20 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     result = np.repeat(_tray(spec.height, spec.width)[None], frames, axis=0)
     shade = np.float32(0.02 * rng.standard_normal())
     colours = _OBJECT_COLOURS[rng.permutation(len(_OBJECT_COLOURS))[:count]]
-    size = (spec.height, spec.width)
     for number in range(count):
         centre = objects[:, number]
         bar = radii[number] * 0.6 * np.array([np.sin(number + index), np.cos(number + index)]) * (number % 2)
         thickness = radii[number] * (0.65 if number % 2 else 1.0)
-        paint(result, 0.35 * capsule(*size, centre - bar + 0.015, centre + bar + 0.015, thickness), 0.1)
-        paint(result, capsule(*size, centre - bar, centre + bar, thickness), colours[number])
+        paint_capsule(result, centre - bar + 0.015, centre + bar + 0.015, thickness, 0.1, 0.35)
+        paint_capsule(result, centre - bar, centre + bar, thickness, colours[number])
     shoulder = np.array([-0.18, 0.5 * aspect])
     elbow = _elbow(shoulder, hand)
-    paint(result, 0.3 * capsule(*size, elbow + 0.04, hand + 0.04, 0.05), 0.05)
-    paint(result, capsule(*size, np.broadcast_to(shoulder, elbow.shape), elbow, 0.085), (0.5, 0.08, 0.1))
-    paint(result, capsule(*size, elbow, hand, 0.055), (0.62, 0.13, 0.13))
-    paint(result, capsule(*size, elbow, elbow, 0.07), (0.12, 0.12, 0.13))
-    paint(result, capsule(*size, hand, hand, _HAND), (0.16, 0.16, 0.18))
-    paint(result, capsule(*size, hand, hand, 0.035), (0.75, 0.75, 0.78))
+    paint_capsule(result, elbow + 0.04, hand + 0.04, 0.05, 0.05, 0.3)
+    paint_capsule(result, np.broadcast_to(shoulder, elbow.shape), elbow, 0.085, (0.5, 0.08, 0.1))
+    paint_capsule(result, elbow, hand, 0.055, (0.62, 0.13, 0.13))
+    paint_capsule(result, elbow, elbow, 0.07, (0.12, 0.12, 0.13))
+    paint_capsule(result, hand, hand, _HAND, (0.16, 0.16, 0.18))
+    paint_capsule(result, hand, hand, 0.035, (0.75, 0.75, 0.78))
     return finish(result + shade)
 
 

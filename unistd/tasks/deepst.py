@@ -1,7 +1,7 @@
 """Reader of DeepST's HDF5 flow records (TaxiBJ, TaxiNYC, BikeNYC).
 
-A file `<city><year>_..._M<H>x<W>_T<minutes>_....h5` holds `data` (n, 2, H, W), counts of in- and outflow, and `date` (n,),
-bytes `yyyymmddSS` with SS the slot of the day: 01..48 for half hours, 01..24 or 00..23 for hours.
+A file `<city><year>_..._M<H>x<W>_T<minutes>_....h5` holds `data` (n, 2, H, W), counts of in- and outflow, and `date`
+(n,), bytes `yyyymmddSS` with SS the slot of the day: 01..48 for half hours, 01..24 or 00..23 for hours.
 Source: DeepST (Zhang et al., AAAI 2017), data description of TaxiBJ.
 """
 
@@ -49,8 +49,8 @@ def read_flow_record(path: Path) -> FlowRecord:
     """Read and check one DeepST file.
 
     Raises:
-        DataFileError: not a DeepST file name, truncated, without `data` or `date`, of another shape or length, with a stamp
-            that is no date, or with counts that are negative or not finite.
+        DataFileError: not a DeepST file name, truncated, without `data` or `date`, of another shape or length, with a
+            stamp that is no date, or with counts that are negative or not finite.
     """
     minutes = int(_name_parts(path)[1])
     if minutes < 1 or 1440 % minutes:
@@ -103,12 +103,12 @@ def _slots(path: Path, stamps: np.ndarray, slots_a_day: int) -> np.ndarray:
 class DeepSTReader:
     """Windows of all DeepST files of a folder: `<root>/taxibj/*.h5`, `<root>/TaxiBJ/*.h5` or `<root>/*.h5`.
 
-    Files are put in the order of their first stamp. The last 28 days (DeepST's convention) are the test split and the 28 days
-    before them the val split, each at most a fifth of all rows; train is the rest. No window crosses a border between
-    splits or files, or a break in the dates.
+    Files are put in the order of their first stamp. The last 28 days (DeepST's convention) are the test split and the
+    28 days before them the val split, each at most a fifth of all rows; train is the rest. No window crosses a border
+    between splits or files, or a break in the dates.
 
-    Counts are divided by the task's scale, or by the largest count in the files where that is larger: `dataset.spec` has
-    the scale that was used.
+    Counts are divided by the task's scale, or by the largest count in the files where that is larger: `dataset.spec`
+    has the scale that was used.
     """
 
     def find(self, root: Path) -> Path | None:

@@ -9,9 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from unistd.tasks.raster import capsule, finish, paint, pixel_grid, random_stream, smooth_noise
+from unistd.tasks.raster import finish, paint_box, paint_capsule, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import smooth_noise
 
 SPEC = TaskSpec(
     name="human36m",
@@ -30,8 +31,8 @@ SPEC = TaskSpec(
 
 _FRAME_SECONDS = 0.1
 _CAMERAS = 4
-_CAMERA_DISTANCE, _CAMERA_HEIGHT, _FOCAL, _HORIZON = 4.6, 1.35, 1.55, 0.42  # metres; focal and horizon in frame heights
-_ACTIONS = ("walking", "waving", "directions", "bowing")
+_CAMERA_DISTANCE, _CAMERA_HEIGHT, _FOCAL, _HORIZON = 5.2, 1.3, 2.0, 0.35  # metres; focal and horizon in frame heights
+_ACTIONS = ("walking", "walking", "waving", "directions", "bowing")  # walking is what moves most
 _SHIRTS = np.array([[0.75, 0.2, 0.2], [0.2, 0.35, 0.7], [0.85, 0.8, 0.75], [0.2, 0.5, 0.35], [0.8, 0.65, 0.2]])
 _TROUSERS = np.array([[0.12, 0.14, 0.25], [0.2, 0.2, 0.2], [0.35, 0.3, 0.22]])
 _SKIN, _HAIR, _SHOES = (0.85, 0.65, 0.52), (0.2, 0.13, 0.08), (0.1, 0.1, 0.1)
@@ -49,14 +50,9 @@ def _studio(camera: int, height: int, width: int) -> np.ndarray:
     carpet = carpet * (1 + 0.05 * smooth_noise(rng, (height, width), 0.6))
     floor = np.clip((y - corner) * height + 0.5, 0, 1)
     scene = (wall * (1 - floor) + carpet * floor)[None].astype(np.float32)
-    aspect = width / height
-    post = np.array([0.12 + 0.23 * camera]) * aspect
+    middle = np.array([(0.12 + 0.23 * camera) * width / height])  # a screen at the wall tells the cameras apart
     bottom = np.array([corner + 0.02])
-    # A tripod or a screen at the wall tells the cameras apart.
-    line = capsule(
-        height, width, np.stack([bottom - 0.35, post], -1), np.stack([bottom, post], -1), 0.02 + 0.01 * camera
-    )
-    paint(scene, line, (0.15, 0.15, 0.18 + 0.08 * camera))
+    paint_box(scene, bottom - 0.4, bottom, middle - 0.06, middle + 0.03 + 0.03 * camera, 0.13 + 0.04 * camera)
     return scene[0]
 
 
@@ -80,7 +76,8 @@ def _pose(action: str, phase: np.ndarray, style: np.ndarray) -> list[tuple[np.nd
     chest = _bone(hip, np.pi - bow, 0.0, 0.5)
     head = _bone(chest, np.pi - 1.2 * bow, 0.0, 0.24)
     bones = [(hip, chest, 0.16, "shirt"), (chest, chest, 0.15, "shirt"), (head, head, 0.115, "skin")]
-    bones.append((head + [-0.02, 0, 0.05], head + [-0.02, 0, 0.05], 0.1, "hair"))
+    crown = head + np.array([-0.02, 0, 0.05])
+    bones.append((crown, crown, 0.1, "hair"))
     raise_ = 0.5 - 0.5 * np.cos(phase)
     for side in (-1, 1):
         joint = hip + np.array([0, 0.1 * side, -0.03])
@@ -89,7 +86,7 @@ def _pose(action: str, phase: np.ndarray, style: np.ndarray) -> list[tuple[np.nd
         bend = (0.9 * np.clip(side * np.cos(phase) + 0.2, 0, None)) * walking + 0.7 * bow
         foot = _bone(knee, thigh - bend, 0.0, 0.42)
         bones += [(joint, knee, 0.085, "trousers"), (knee, foot, 0.065, "trousers")]
-        bones.append((foot, foot + [0.14, 0, -0.02], 0.05, "shoes"))
+        bones.append((foot, foot + np.array([0.14, 0, -0.02]), 0.05, "shoes"))
         shoulder = chest + np.array([0, 0.2 * side, -0.02])
         if walking:
             upper, lower, yaw = -side * swing, -side * swing + 0.4, 0.0
@@ -107,27 +104,24 @@ def _pose(action: str, phase: np.ndarray, style: np.ndarray) -> list[tuple[np.nd
 
 
 def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
-    """A person in three dimensions who walks in a circle, waves, points or bows while turning, before one of four cameras."""
-    if spec.channels != 3:
-        raise ValueError(f"task human36m: channels is {spec.channels}, the generator makes 3")
+    """A person in 3-D who walks in a circle, or waves, points or bows while turning, before one of four cameras."""
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     action, camera = _ACTIONS[rng.integers(len(_ACTIONS))], int(rng.integers(_CAMERAS))
     seconds = _FRAME_SECONDS * np.arange(frames)
     turn = rng.choice((-1, 1))
     if action == "walking":
-        radius, speed, rate = rng.uniform(0.9, 1.4), rng.uniform(1.3, 1.8), rng.uniform(0.9, 1.1)
+        radius, speed, rate = rng.uniform(0.8, 1.1), rng.uniform(1.2, 1.7), rng.uniform(0.9, 1.1)
         round_ = rng.uniform(0, 2 * np.pi) + turn * speed / radius * seconds
         place = radius * np.stack([np.cos(round_), np.sin(round_)], -1)
         heading = round_ + turn * np.pi / 2
     else:
-        rate = rng.uniform(0.6, 0.95)
+        rate = rng.uniform(0.45, 0.7)
         place = np.broadcast_to(rng.uniform(-0.7, 0.7, 2), (frames, 2))
         heading = rng.uniform(0, 2 * np.pi) + turn * rng.uniform(0.2, 0.9) * seconds
     phase = 2 * np.pi * (rng.uniform() + rate * seconds)
     bones = _pose(action, phase, rng.uniform(-1, 1, 2))
 
-    size = (spec.height, spec.width)
     view = camera * np.pi / 2 + 0.4
 
     def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,17 +141,17 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
         "hair": np.array(_HAIR),
         "shoes": np.array(_SHOES),
     }
-    result = np.repeat(_studio(camera, *size)[None], frames, axis=0)
+    result = np.repeat(_studio(camera, spec.height, spec.width)[None], frames, axis=0)
     feet, depth = project(np.zeros((frames, 3)))
     wide = np.stack([0 * depth, 0.25 * _FOCAL / depth], -1)
-    paint(result, 0.45 * capsule(*size, feet - wide, feet + wide, 0.07 * _FOCAL / depth), 0.08)
+    paint_capsule(result, feet - wide, feet + wide, 0.07 * _FOCAL / depth, 0.08, 0.45)
     drawn = []
     for start, end, radius, part in bones:
         (first, near), (second, far) = project(start), project(end)
         depth = (near + far) / 2
-        drawn.append((depth.mean(), capsule(*size, first, second, radius * _FOCAL / depth), part))
-    for _, coverage, part in sorted(drawn, key=lambda layer: -layer[0]):
-        paint(result, coverage, colours[part])
+        drawn.append((depth.mean(), first, second, radius * _FOCAL / depth, colours[part]))
+    for _, first, second, radius, colour in sorted(drawn, key=lambda layer: -layer[0]):
+        paint_capsule(result, first, second, radius, colour)
     return finish(result)
 
 

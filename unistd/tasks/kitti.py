@@ -10,9 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from unistd.tasks.raster import box, capsule, finish, paint, pixel_grid, random_stream, sample_periodic, smooth_noise
+from unistd.tasks.raster import finish, paint_box, paint_capsule, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import sample_grid, sample_periodic, smooth_noise
 
 SPEC = TaskSpec(
     name="kitti",
@@ -38,13 +39,10 @@ _FIELD = 48.0  # metres of ground that one period of its texture covers
 
 @lru_cache(maxsize=1)
 def _textures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ground texture (256, 256) that repeats itself, outline of the hills (1, 512) and clouds (64, 256)."""
+    """Ground (256, 256), outline of the hills (1, 512) and clouds (64, 256); all repeat themselves."""
     rng = np.random.default_rng(_WORLD_SEED)
-    return (
-        smooth_noise(rng, (256, 256), 0.9),
-        smooth_noise(rng, (1, 512), 1.3, lowest=3),
-        smooth_noise(rng, (64, 256), 1.4, lowest=2),
-    )
+    ground, hills = smooth_noise(rng, (256, 256), 0.9), smooth_noise(rng, (1, 512), 1.3, lowest=3)
+    return ground, hills, smooth_noise(rng, (64, 256), 1.4, lowest=2)
 
 
 @dataclass(frozen=True)
@@ -76,72 +74,69 @@ class _Drive:
         return self._sway(driven + near) - self._sway(driven) - heading * near
 
 
-def _ground(spec: TaskSpec, drive: _Drive, asphalt: float, lane: float) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (T, 3, rows, W) of meadow and road below the horizon, and depth (rows,) in metres of each row."""
-    texture = _textures()[0]
-    y, x = pixel_grid(spec.height, spec.width)
-    y = y[y[:, 0] > _HORIZON + 0.25 / spec.height]
-    depth = _EYE * _FOCAL / (y[:, 0] - _HORIZON)
-    across = (x - 0.5 * spec.width / spec.height) * depth[:, None] / _FOCAL  # (rows, W)
-    pixel = (depth / (_FOCAL * spec.height))[:, None]
-    pixel_along = pixel * depth[:, None] / _EYE
-    middle = drive.road(np.broadcast_to(depth, (len(drive.driven), len(depth))))
-    from_road = (across - middle[..., None] + lane).astype(np.float32)  # (T, rows, W); the car keeps to its lane
-    along = (drive.driven[:, None] + depth)[..., None].astype(np.float32)
+def _ground(drive: _Drive, y: np.ndarray, x: np.ndarray, asphalt: float, lane: float) -> np.ndarray:
+    """Colour (T, 3, H, W) of meadow and road at rows y (H, 1) below the horizon; x (1, W) from the frame's middle."""
+    depth = _EYE * _FOCAL / (y - _HORIZON)  # (H, 1), metres
+    pixel = depth * (y[1, 0] - y[0, 0]) / _FOCAL  # metres a pixel covers, crosswise
+    pixel_along = pixel * depth / _EYE
+    middle = drive.road(np.broadcast_to(depth, (len(drive.driven), *depth.shape))).astype(np.float32)
+    from_road = x * depth / _FOCAL - middle + np.float32(lane)  # (T, H, W); the car keeps to its lane
+    along = drive.driven[:, None, None].astype(np.float32) + depth  # (T, H, 1)
 
-    fade = np.clip(2.5 / np.maximum(pixel_along, 1e-6), 0, 1)  # far off, the texture averages out
-    rough = sample_periodic(texture, along / _FIELD, from_road / _FIELD) * fade
+    fade = np.clip(2.5 / pixel_along, 0, 1)  # far off, the texture averages out
+    rough = sample_periodic(_textures()[0], along / _FIELD, from_road / _FIELD) * fade
 
-    def strip(centre: float, half: float) -> np.ndarray:
-        reach = np.clip((half - np.abs(from_road - centre)) / pixel + 0.5, 0, 1)
-        return reach * np.minimum(1, 2 * half / pixel)
+    def strip(distance: np.ndarray, half: float) -> np.ndarray:
+        return np.clip((half - distance) / pixel + 0.5, 0, 1) * np.minimum(1, 2 * half / pixel)
 
-    dash = np.clip(0.5 + 1.5 * np.sin(2 * np.pi * along / 9) * fade, 0, 1)
-    colour = np.array([0.36, 0.46, 0.2], np.float32)[:, None, None] * (1 + 0.3 * rough)[:, None]
-
-    def cover(alpha: np.ndarray, tone: tuple[float, float, float]) -> None:
-        nonlocal colour
-        colour = colour + alpha[:, None] * (np.array(tone, np.float32)[:, None, None] - colour)
-
-    cover(strip(0, 4.4), (0.55, 0.5, 0.4))  # gravel
-    cover(strip(0, 3.6), (asphalt, asphalt, asphalt * 1.03))
-    colour = colour + 0.03 * (rough * strip(0, 3.6))[:, None]
-    for side in (-3.35, 3.35):
-        cover(strip(side, 0.14), (0.85, 0.85, 0.83))
-    cover(strip(0, 0.14) * dash, (0.88, 0.88, 0.85))
-    return colour, depth
+    aside = np.abs(from_road)
+    bed = strip(aside, 3.6)
+    dash = np.clip(0.5 + 1.5 * np.sin(2 * np.pi / 9 * along) * fade, 0, 1)
+    marks = np.maximum(strip(np.abs(aside - np.float32(3.35)), 0.14), strip(aside, 0.14) * dash)
+    gravel = strip(aside, 4.4)
+    meadow, road = 1 + 0.3 * rough, asphalt + 0.03 * rough
+    road += marks * (np.float32(0.87) - road)
+    colour = [green * meadow for green in np.float32([0.36, 0.46, 0.2])]
+    for channel, stone in zip(colour, np.float32([0.55, 0.5, 0.4]), strict=True):
+        channel += gravel * (stone - channel)
+        channel += bed * (road - channel)
+    return np.stack(colour, 1)
 
 
-def _sky(spec: TaskSpec, drive: _Drive, first_azimuth: float, light: float) -> np.ndarray:
+def _sky(drive: _Drive, y: np.ndarray, x: np.ndarray, first_azimuth: float, light: float) -> np.ndarray:
     """Colour (T, 3, H, W) of clouds and hills, which turn with the car's heading and do not come nearer."""
     _, hills, clouds = _textures()
-    y, x = pixel_grid(spec.height, spec.width)
-    bearing = np.arctan((x[0] - 0.5 * spec.width / spec.height) / _FOCAL)
+    bearing = np.arctan(x[0] / _FOCAL)
     azimuth = ((bearing + drive.heading[:, None] + first_azimuth) / (2 * np.pi)).astype(np.float32)  # (T, W), in turns
     outline = 0.055 + 0.03 * sample_periodic(hills, np.zeros_like(azimuth), azimuth)
-    elevation = np.broadcast_to(y, (len(azimuth), *y.shape))
-    veil = sample_periodic(
-        clouds, elevation * 0.8, np.broadcast_to(azimuth[:, None] * 2, (len(azimuth), spec.height, spec.width))
-    )
-    veil = np.clip(0.35 + 0.35 * veil, 0, 1)[:, None]
-    blue = np.array([0.42, 0.6, 0.85], np.float32)[:, None, None] + 0.4 * y
-    sky = (blue + veil * (np.float32(0.92) - blue)) * light
-    hill = np.clip((y - (_HORIZON - outline[:, None])) * spec.height + 0.5, 0, 1)[:, None]
-    return (sky + hill * (np.array([0.35, 0.45, 0.47], np.float32)[:, None, None] - sky)).astype(np.float32)
+    veil = sample_grid(clouds, np.broadcast_to(0.8 * y[:, 0], (len(azimuth), len(y))), 2 * azimuth)
+    veil = np.clip(0.35 + 0.35 * veil, 0, 1)
+    hill = np.clip((y - _HORIZON + outline[:, None]) / (y[1, 0] - y[0, 0]) + 0.5, 0, 1)
+    sky = []
+    for blue, rock in zip(np.float32([0.42, 0.6, 0.85]), np.float32([0.35, 0.45, 0.47]), strict=True):
+        clear = blue + np.float32(0.4) * y
+        channel = (clear + veil * (np.float32(0.92) - clear)) * np.float32(light)
+        sky.append(channel + hill * (rock - channel))
+    return np.stack(sky, 1)
 
 
-def _tree(frames: np.ndarray, scale: np.ndarray, x: np.ndarray, size: float, colour: np.ndarray) -> None:
-    """Paint a tree of `size` metres at frame positions x (T,) and scale (T,) frame heights a metre; scale 0: not in view."""
-    height, width = frames.shape[2:]
-    shown = (scale > 0).astype(np.float32)[:, None, None]
+def _tree(frames: np.ndarray, depth: np.ndarray, across: np.ndarray, size: float, colour: np.ndarray) -> None:
+    """Paint a tree of `size` metres at depths and distances right of the view axis, (T,) metres; once passed it is gone."""
+    shown = depth > 1.5
+    if not shown.any():
+        return
+    last = np.flatnonzero(shown)[-1] + 1
+    frames, depth, across = frames[:last], depth[:last], across[:last]
+    scale = _FOCAL / depth
+    x = 0.5 * frames.shape[3] / frames.shape[2] + across * scale
     foot = _HORIZON + _EYE * scale
     trunk = np.stack([foot, x], -1)
     crown = np.stack([foot - 0.68 * size * scale, x], -1)
     lift = np.stack([-0.12 * size * scale, 0 * x], -1)
-    paint(frames, box(height, width, crown[:, 0], foot, x - 0.2 * scale, x + 0.2 * scale) * shown, (0.25, 0.18, 0.12))
-    paint(frames, capsule(height, width, trunk, trunk, 0.12 * size * scale) * shown * 0.4, (0.1, 0.12, 0.05))
-    paint(frames, capsule(height, width, crown - lift, crown + lift, 0.27 * size * scale) * shown, 0.7 * colour)
-    paint(frames, capsule(height, width, crown + 1.2 * lift, crown + lift, 0.19 * size * scale) * shown, colour)
+    paint_box(frames, crown[:, 0], foot, x - 0.2 * scale, x + 0.2 * scale, (0.25, 0.18, 0.12))
+    paint_capsule(frames, trunk, trunk, 0.12 * size * scale, (0.1, 0.12, 0.05), 0.4)
+    paint_capsule(frames, crown - lift, crown + lift, 0.27 * size * scale, 0.7 * colour)
+    paint_capsule(frames, crown + 1.2 * lift, crown + lift, 0.19 * size * scale, colour)
 
 
 def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
@@ -149,8 +144,6 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
 
     Speed, bends, light and the trees at both sides are the sample's; hills and clouds only turn with the heading.
     """
-    if spec.channels != 3:
-        raise ValueError(f"task kitti: channels is {spec.channels}, the generator makes 3")
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     speed = rng.uniform(6.0, 13.0)  # metres a second
@@ -159,21 +152,19 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     drive = _Drive.at(bend, driven)
     lane = 1.7  # metres right of the middle
 
-    result = _sky(spec, drive, rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.05))
-    ground, depth = _ground(spec, drive, rng.uniform(0.32, 0.45), lane)
-    result[:, :, spec.height - len(depth) :] = ground
+    y, x = pixel_grid(spec.height, spec.width)
+    x = x - np.float32(0.5 * spec.width / spec.height)
+    above = max(2, round(_HORIZON * spec.height))  # rows of sky
+    sky = _sky(drive, y[:above], x, rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.05))
+    ground = _ground(drive, np.maximum(y[above:], _HORIZON + 0.25 / spec.height), x, rng.uniform(0.32, 0.45), lane)
+    result = np.concatenate([sky, ground], axis=2)
 
-    places = np.sort(driven[0] + rng.uniform(2, 110, rng.integers(14, 24)))[::-1]
-    for place in places:
+    for place in np.sort(driven[0] + rng.uniform(2, 90, rng.integers(10, 18)))[::-1]:
         ahead = place - driven
-        shown = (ahead > 1.5) & (ahead < 100)
-        if not shown.any():
-            continue
-        scale = np.where(shown, _FOCAL / np.maximum(ahead, 1.5), 0)
         side = rng.choice((-1, 1)) * rng.uniform(6.0, 16.0)
         across = drive.road(np.maximum(ahead, 1.5)) + side - lane
         green = np.array([0.2, 0.38, 0.14]) * rng.uniform(0.7, 1.25) + rng.uniform(0, 0.06, 3)
-        _tree(result, scale, 0.5 * spec.width / spec.height + across * scale, rng.uniform(4.5, 9.0), green)
+        _tree(result, ahead, across, rng.uniform(4.5, 9.0), green)
     return finish(result)
 
 

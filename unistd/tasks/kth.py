@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from unistd.tasks.raster import capsule, finish, paint, pixel_grid, random_stream, smooth_noise
+from unistd.tasks.raster import finish, paint_capsule, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import smooth_noise
 
 SPEC = TaskSpec(
     name="kth",
@@ -27,7 +28,7 @@ SPEC = TaskSpec(
 )
 
 ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")
-# Of the three that move on: body heights a second, strides a second, swing of the thigh and of the arm, bend of the elbow (rad).
+# Of the three that move on: body heights and strides a second, swing of thigh and arm, bend of the elbow (rad).
 _GAITS = {
     "walking": (0.8, 0.95, 0.5, 0.45, 0.25),
     "jogging": (1.3, 1.35, 0.65, 0.7, 1.3),
@@ -111,8 +112,6 @@ def _from_front(action: str, phase: np.ndarray) -> list[_Limb]:
 
 def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     """A person of some build and clothes who boxes, claps, waves, walks, jogs or runs, with a little camera noise."""
-    if spec.channels != 1:
-        raise ValueError(f"task kth: channels is {spec.channels}, the generator makes 1")
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     aspect = spec.width / spec.height
@@ -142,9 +141,10 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
         return np.stack([ground - body * points[:, 0], place + body * points[:, 1]], -1)
 
     feet = to_frame(np.zeros((frames, 2)))
-    paint(result, 0.4 * capsule(spec.height, spec.width, feet - [0, 0.07], feet + [0, 0.07], 0.015), 0.1)
+    shadow = np.array([0, 0.07])
+    paint_capsule(result, feet - shadow, feet + shadow, 0.015, 0.1, 0.4)
     for start, end, radius, tone in limbs:
-        paint(result, capsule(spec.height, spec.width, to_frame(start), to_frame(end), radius * body), clothes + tone)
+        paint_capsule(result, to_frame(start), to_frame(end), radius * body, clothes + tone)
     if rng.random() < 0.5:  # half of them go, or face, to the left
         result = result[..., ::-1]
     noise = rng.standard_normal(result.shape, np.float32)

@@ -1,7 +1,7 @@
 """Moving MNIST: two digits that drift and bounce off the walls of their frame.
 
-Protocol: 10 -> 10 frames of 1x64x64 (Srivastava et al., ICML 2015; motion as in OpenSTL). Digits are drawn strokes, or real
-MNIST where its files are given.
+Protocol: 10 -> 10 frames of 1x64x64 (Srivastava et al., ICML 2015; motion as in OpenSTL). Digits are drawn strokes, or
+real MNIST where its files are given.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TEST_SEQUENCES = "mnist_test_seq.npy"
 
 def _arc(cy: float, cx: float, ry: float, rx: float, start: float, stop: float) -> list[tuple[float, float]]:
     """Points of an elliptic arc, angles in turns, clockwise from the right."""
-    angles = 2 * np.pi * np.linspace(start, stop, 9)
+    angles = 2 * np.pi * np.linspace(start, stop, 13)
     return [(cy + ry * np.sin(a), cx + rx * np.cos(a)) for a in angles]
 
 
@@ -79,7 +79,7 @@ def _draw_digit(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """A square image by area, as linear as it is exact: (n, n) -> (size, size)."""
+    """A square image resampled by area: (n, n) -> (size, size)."""
     n = len(image)
     edges = np.linspace(0, n, size + 1)
     # Weight of source pixel j in target pixel i: their overlap, over the size of the target pixel.
@@ -114,8 +114,6 @@ def _digit_size(spec: TaskSpec) -> int:
 
 def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     """Two drawn digits that move by a tenth of the free canvas a frame in a random direction and bounce."""
-    if spec.channels != 1:
-        raise ValueError(f"task moving_mnist: channels is {spec.channels}, the generator makes 1")
     rng = random_stream(seed, index)
     return _animate(spec, rng, [_draw_digit(rng, _digit_size(spec)) for _ in range(_DIGITS)])
 
@@ -124,9 +122,9 @@ class MovingMNISTReader:
     """Real digits, set in motion as they are drawn, and the published test sequences.
 
     Below `<root>/moving_mnist/`, `<root>/mnist/` or `<root>/` it looks for `train-images-idx3-ubyte.gz`,
-    `t10k-images-idx3-ubyte.gz` and `mnist_test_seq.npy`. Of the train digits (of the t10k digits where those are alone) the
-    first 80 % serve train, the next 10 % val, the last 10 % test; for test the published sequences go first, then the
-    t10k digits beside train digits.
+    `t10k-images-idx3-ubyte.gz` and `mnist_test_seq.npy`. Of the train digits (of the t10k digits where those are alone)
+    the first 80 % serve train, the next 10 % val, the last 10 % test; for test the published sequences go first, then
+    the t10k digits beside train digits.
     """
 
     def find(self, root: Path) -> Path | None:
@@ -136,8 +134,6 @@ class MovingMNISTReader:
 
     def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
         """See `Task.open`. A split that is put together from digits has `length` sequences, 10,000 by default."""
-        if spec.channels != 1:
-            raise ValueError(f"task moving_mnist: channels is {spec.channels}, its files hold 1")
         folder = self.find(root)
         published = folder / _TEST_SEQUENCES
         if split == "test" and published.is_file():

@@ -1,4 +1,4 @@
-"""Small drawing and texture helpers shared by the generators.
+"""Drawing helpers shared by the generators.
 
 Lengths are in units of the frame's height: y runs from 0 (top) to 1, x from 0 to width / height.
 """
@@ -21,7 +21,7 @@ def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def capsule(height: int, width: int, start: np.ndarray, end: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
-    """Anti-aliased coverage of a thick line with round ends (a disc where start equals end).
+    """Anti-aliased coverage of thick lines with round ends (discs where start equals end).
 
     Args:
         start, end: (..., 2) as (y, x).
@@ -31,71 +31,96 @@ def capsule(height: int, width: int, start: np.ndarray, end: np.ndarray, radius:
         (..., H, W) float32 in [0, 1].
     """
     y, x = pixel_grid(height, width)
-    start, end = np.asarray(start, np.float32), np.asarray(end, np.float32)
-    along = end - start
-    inverse = 1 / np.maximum((along**2).sum(-1), 1e-12)
-    from_y = y - start[..., 0, None, None]  # (..., H, 1)
-    from_x = x - start[..., 1, None, None]  # (..., 1, W)
-    along_y, along_x = along[..., 0, None, None], along[..., 1, None, None]
-    inverse = inverse[..., None, None]
-    position = np.clip(from_y * (along_y * inverse) + from_x * (along_x * inverse), 0, 1)
-    distance = np.hypot(from_y - position * along_y, from_x - position * along_x)
-    radius = np.asarray(radius, np.float32)[..., None, None]
-    return np.clip((radius - distance) * height + 0.5, 0, 1)
+    return _capsule(y, x, height, np.asarray(start, np.float32), np.asarray(end, np.float32), radius)
 
 
-def box(
-    height: int, width: int, top: np.ndarray, bottom: np.ndarray, left: np.ndarray, right: np.ndarray
-) -> np.ndarray:
-    """Anti-aliased coverage of upright rectangles; edges (...,) -> (..., H, W) float32."""
-    y, x = pixel_grid(height, width)
-
-    def overlap(centre: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        low, high = (np.asarray(edge, np.float32)[..., None] for edge in (low, high))
-        inside = np.minimum(high, centre + 0.5 / height) - np.maximum(low, centre - 0.5 / height)
-        return np.clip(inside * height, 0, 1)
-
-    return overlap(y[:, 0], top, bottom)[..., :, None] * overlap(x[0], left, right)[..., None, :]
-
-
-def paint(frames: np.ndarray, coverage: np.ndarray, colour: np.ndarray | float) -> None:
-    """Paint `colour` (C,) over frames (T, C, H, W), in place, where coverage (T, H, W) is 1 (and in part where less)."""
-    alpha = coverage[:, None]
-    frames += alpha * (np.asarray(colour, np.float32).reshape(-1, 1, 1) - frames)
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], slope: float, lowest: float = 1.0) -> np.ndarray:
-    """Periodic noise with the spectrum 1 / frequency**slope (amplitude), zero mean, unit variance, float32.
+def paint_capsule(
+    frames: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    radius: np.ndarray | float,
+    colour: np.ndarray | tuple[float, ...] | float,
+    opacity: np.ndarray | float = 1.0,
+) -> None:
+    """Paint a moving capsule over frames (T, C, H, W), in place.
 
     Args:
-        shape: of the result; every axis is periodic.
-        lowest: frequencies below this many cycles per period are left out.
+        start, end: (T, 2) as (y, x).
+        radius, opacity: scalar or (T,).
+        colour: scalar or (C,).
     """
-    axes = [np.fft.fftfreq(n, 1 / n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1], 1 / shape[-1])]
-    frequency = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij", sparse=True)))
-    weight = np.where(frequency >= lowest, np.maximum(frequency, 1e-9) ** -slope, 0.0)
-    field = np.fft.irfftn(np.fft.rfftn(rng.standard_normal(shape)) * weight, s=shape, axes=range(len(shape)))
-    return (field / field.std()).astype(np.float32)
+    start, end = np.asarray(start, np.float32), np.asarray(end, np.float32)
+    reach = np.asarray(radius, np.float32)[..., None]
+    low = (np.minimum(start, end) - reach).min(0)
+    high = (np.maximum(start, end) + reach).max(0)
+    window = _window(frames, low, high)
+    if window is not None:
+        rows, columns, y, x = window
+        _blend(frames[:, :, rows, columns], _capsule(y, x, frames.shape[2], start, end, radius), colour, opacity)
 
 
-def sample_periodic(texture: np.ndarray, v: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Bilinear look-up in a texture (..., P, Q) that repeats itself; v and u are in periods of P and Q, any one shape.
+def paint_box(
+    frames: np.ndarray,
+    top: np.ndarray,
+    bottom: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    colour: np.ndarray | tuple[float, ...] | float,
+    opacity: np.ndarray | float = 1.0,
+) -> None:
+    """Paint a moving upright rectangle with edges (T,) over frames (T, C, H, W), in place; see `paint_capsule`."""
+    window = _window(frames, np.array([top.min(), left.min()]), np.array([bottom.max(), right.max()]))
+    if window is not None:
+        rows, columns, y, x = window
+        pixels = np.float32(frames.shape[2])
 
-    Returns:
-        (..., *v.shape) of the texture's dtype.
-    """
-    rows, columns = texture.shape[-2:]
-    v, u = np.broadcast_arrays(v, u)
-    v, u = v * np.float32(rows), u * np.float32(columns)
-    v0, u0 = np.floor(v), np.floor(u)
-    dv, du = (v - v0).astype(texture.dtype), (u - u0).astype(texture.dtype)
-    i0, j0 = v0.astype(np.int32) % rows, u0.astype(np.int32) % columns
-    i1, j1 = (i0 + 1) % rows, (j0 + 1) % columns
-    top = texture[..., i0, j0] * (1 - du) + texture[..., i0, j1] * du
-    bottom = texture[..., i1, j0] * (1 - du) + texture[..., i1, j1] * du
-    return top * (1 - dv) + bottom * dv
+        def overlap(centre: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+            low, high = low.astype(np.float32)[:, None], high.astype(np.float32)[:, None]
+            inside = np.minimum(high, centre + 0.5 / pixels) - np.maximum(low, centre - 0.5 / pixels)
+            return np.clip(inside * pixels, 0, 1)
+
+        coverage = overlap(y[:, 0], top, bottom)[:, :, None] * overlap(x[0], left, right)[:, None, :]
+        _blend(frames[:, :, rows, columns], coverage, colour, opacity)
 
 
 def finish(frames: np.ndarray) -> np.ndarray:
     """Frames as every generator returns them: clipped to [0, 1], float32, contiguous."""
     return np.ascontiguousarray(np.clip(frames, 0, 1), dtype=np.float32)
+
+
+def _capsule(
+    y: np.ndarray, x: np.ndarray, pixels: int, start: np.ndarray, end: np.ndarray, radius: np.ndarray | float
+) -> np.ndarray:
+    along = end - start
+    inverse = (1 / np.maximum((along**2).sum(-1), 1e-12))[..., None, None]
+    from_y = y - start[..., 0, None, None]  # (..., H, 1)
+    from_x = x - start[..., 1, None, None]  # (..., 1, W)
+    along_y, along_x = along[..., 0, None, None], along[..., 1, None, None]
+    position = np.clip(from_y * (along_y * inverse) + from_x * (along_x * inverse), 0, 1)
+    distance = np.sqrt((from_y - position * along_y) ** 2 + (from_x - position * along_x) ** 2)
+    return np.clip((np.asarray(radius, np.float32)[..., None, None] - distance) * pixels + 0.5, 0, 1)
+
+
+def _window(
+    frames: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[slice, slice, np.ndarray, np.ndarray] | None:
+    """Rows, columns and pixel centres of the frames' part between low and high, (y, x) each; None: out of view."""
+    height, width = frames.shape[2:]
+    first = np.maximum(np.floor(low * height - 1), 0)
+    last = np.minimum(np.ceil(high * height + 1), (height, width))
+    if not (last > first).all():
+        return None
+    rows, columns = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    y, x = pixel_grid(height, width)
+    return rows, columns, y[rows], x[:, columns]
+
+
+def _blend(
+    region: np.ndarray,
+    coverage: np.ndarray,
+    colour: np.ndarray | tuple[float, ...] | float,
+    opacity: np.ndarray | float,
+) -> None:
+    """Move region (T, C, h, w) towards the colour by coverage (T, h, w) times opacity, in place."""
+    alpha = (coverage * np.asarray(opacity, np.float32).reshape(-1, 1, 1))[:, None]
+    region += alpha * (np.asarray(colour, np.float32).reshape(-1, 1, 1) - region)

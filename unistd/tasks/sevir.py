@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from unistd.tasks.raster import finish, pixel_grid, random_stream, sample_periodic, smooth_noise
+from unistd.tasks.raster import finish, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import sample_grid, smooth_noise
 
 SPEC = TaskSpec(
     name="sevir",
@@ -51,12 +52,10 @@ def _cells(rng: np.random.Generator, aspect: float, wind: np.ndarray, frames: in
 
 
 def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
-    """Squall lines that the wind carries along while their cells swell and fade, in rain whose texture drifts with them.
+    """Squall lines that the wind carries along while their cells swell and fade, in rain that drifts with them.
 
     VIL is what of rain times texture exceeds a threshold, squeezed to the 8-bit scale; most of the map is zero.
     """
-    if spec.channels != 1:
-        raise ValueError(f"task sevir: channels is {spec.channels}, the generator makes 1")
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     aspect = spec.width / spec.height
@@ -70,18 +69,16 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     swell = np.clip(age * (1 - age) * 4, 0, None)  # (T, N): a parabola from birth to death
     y, x = pixel_grid(spec.height, spec.width)
     spread = radius * (0.7 + 0.5 * np.clip(age, 0, 1))
-    # Gaussians are separable: (T, H, N) x (T, N, W) sums the cells of a frame as one matrix product.
+    # Gaussians are separable, so the cells of a frame are summed as a product of (H, N) and (N, W). By einsum: a BLAS
+    # would start threads that fight with the training's.
     rows = np.exp(-0.5 * ((y[None] - centres[:, None, :, 0]) / spread[:, None]) ** 2) * (swell * strength)[:, None]
     columns = np.exp(-0.5 * ((x[0] - centres[..., 1, None]) / spread[..., None]) ** 2)
-    storms = rows.astype(np.float32) @ columns.astype(np.float32)
+    storms = np.einsum("thn,tnw->thw", rows.astype(np.float32), columns.astype(np.float32))
 
     rain = smooth_noise(rng, (_TEXTURE, _TEXTURE), 1.6, lowest=2)
-    place_y = (y - wind[0] * time[:, None, None]) / _PERIOD
-    place_x = (x - wind[1] * time[:, None, None]) / _PERIOD
-    rain = sample_periodic(rain, place_y.astype(np.float32), place_x.astype(np.float32))
-    stratiform = 0.22 * np.clip(
-        rain - rng.uniform(0.2, 0.9) - rng.uniform(-0.015, 0.015) * time[:, None, None], 0, None
-    )
+    rain = sample_grid(rain, (y[:, 0] - wind[0] * time[:, None]) / _PERIOD, (x[0] - wind[1] * time[:, None]) / _PERIOD)
+    threshold = rng.uniform(0.2, 0.9) + rng.uniform(-0.015, 0.015) * time[:, None, None]
+    stratiform = 0.22 * np.clip(rain - threshold, 0, None)
     vil = np.clip(storms * (0.9 + 0.35 * rain) - 0.12, 0, None) + stratiform
     return finish(np.tanh(vil)[:, None])
 

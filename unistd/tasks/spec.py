@@ -20,10 +20,12 @@ class TaskSpec:
         channels, height, width: C, H, W of one frame.
         frames_in, frames_out: Tin frames are given, Tout frames are to be forecast.
         patch: pixels per side of a token; it divides height and width.
-        scale, offset, unit: physical value = normalised value * scale + offset, in `unit`; normalised values lie in [0, 1].
+        scale, offset, unit: physical value = normalised value * scale + offset, in `unit`; normalised values lie in
+            [0, 1].
 
     Raises:
-        ValueError: a number is not a positive whole number, the patch does not divide the frame, or the scale is not positive.
+        ValueError: a size is not a positive whole number, the patch does not divide the frame, or the scale is not
+            positive.
     """
 
     name: str

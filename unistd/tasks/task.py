@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 class DataFileError(ValueError):
-    """A data file that is missing, truncated, or holds something else than its format says. One line, names the file."""
+    """A data file that is missing, truncated or not what its format says. The message, one line, names the file."""
 
 
 class FileReader(Protocol):
@@ -35,14 +35,29 @@ class Task:
 
     Args:
         spec: the shapes of the published protocol.
-        generate: `generate(spec, seed, index)` -> float32 (Tin + Tout, C, H, W) in [0, 1]. The same arguments give the same
-            bits; different (seed, index) give different sequences of one and the same world.
+        generator: see `generate`.
         reader: reader of the published files, None where generated data serves alone.
     """
 
     spec: TaskSpec
-    generate: Callable[[TaskSpec, int, int], np.ndarray]
+    generator: Callable[[TaskSpec, int, int], np.ndarray]
     reader: FileReader | None = None
+
+    def check(self, spec: TaskSpec) -> None:
+        """Raise a ValueError for a spec that this task has no data for: resolution and frame counts are free, C is not."""
+        if spec.channels != self.spec.channels:
+            raise ValueError(f"task {spec.name}: channels is {spec.channels}, expected {self.spec.channels}")
+
+    def generate(self, spec: TaskSpec, seed: int, index: int) -> np.ndarray:
+        """Sequence `index` under `seed`: float32 (Tin + Tout, C, H, W) in [0, 1].
+
+        The same arguments give the same bits; another seed or index gives another sequence of one and the same world.
+
+        Raises:
+            ValueError: another number of channels than the task's.
+        """
+        self.check(spec)
+        return self.generator(spec, seed, index)
 
     def find(self, root: str | Path | None) -> Path | None:
         """The task's file or folder below `root`; None where there is none (or where its files are not read)."""
@@ -55,8 +70,8 @@ class Task:
     ) -> Dataset:
         """Dataset of the real files below `root`.
 
-        Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]; `dataset.spec` is the spec with the
-        scale that the files were divided by, `dataset.source` the path that is read.
+        Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]; `dataset.spec` is the spec with
+        the scale that the files were divided by, `dataset.source` the path that is read.
 
         Args:
             length: at most this many samples, spread evenly over the split; None: all.
@@ -64,6 +79,7 @@ class Task:
 
         Raises:
             DataFileError: no files, or files that are truncated, of another shape, or hold values that cannot be.
+            ValueError: another number of channels than the task's.
         """
         if self.reader is None:
             raise DataFileError(
@@ -71,4 +87,5 @@ class Task:
             )
         if self.reader.find(Path(root)) is None:
             raise DataFileError(f"{root}: found no files of task {spec.name!r}")
+        self.check(spec)
         return self.reader.open(spec, split, Path(root), length, seed)

@@ -5,14 +5,15 @@ Protocol: PredBench, 4 -> 4 frames of 2x32x32. Data: DeepST (Zhang et al., AAAI 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
 from unistd.tasks.deepst import DeepSTReader
-from unistd.tasks.raster import finish, pixel_grid, random_stream, smooth_noise
+from unistd.tasks.raster import finish, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import smooth_noise
 
 SPEC = TaskSpec(
     name="taxibj",
@@ -30,6 +31,7 @@ SPEC = TaskSpec(
 )
 
 _SLOTS_A_DAY = 48
+_STEPS_AN_HOUR = 20  # of the tables of the daily rhythm
 _CITY_SEED = 20_131
 # Rhythm of the kinds of place: (hour, width in hours, strength) of the peaks of outflow on workdays and on days off.
 _PEAKS = {
@@ -61,9 +63,12 @@ def _city(height: int, width: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return field / field.max()
 
     def ring(radius: float) -> np.ndarray:
-        square = np.maximum(np.abs(y - 0.5), np.abs(x - 0.5) * 0.9)
-        return np.exp(-(((square - radius) / 0.025) ** 2))
+        rounded = (np.abs(y - 0.5) ** 4 + np.abs(0.9 * (x - 0.5)) ** 4) ** 0.25
+        return np.exp(-(((rounded - radius) / 0.025) ** 2)) * busy
 
+    busy = np.clip(
+        0.75 + 0.3 * smooth_noise(rng, (height, width), 1.0), 0.2, 1
+    )  # ring roads are fuller here than there
     avenue = np.exp(-(((y - 0.52) / 0.03) ** 2)) * (np.abs(x - 0.5) < 0.42)
     places = {
         "home": hubs(26, 0.4, 0.06),
@@ -74,37 +79,44 @@ def _city(height: int, width: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return {kind: field.astype(np.float32) for kind, field in places.items()}, (2.4 * distance).astype(np.float32)
 
 
-def _activity(kind: str, hour: np.ndarray, day_off: bool) -> np.ndarray:
-    """Outflow of a kind of place, relative to its density, at an hour of the day (any shape)."""
-    level = 0.04
+@cache
+def _rhythm(kind: str, day_off: bool) -> np.ndarray:
+    """Outflow of a kind of place over the day, relative to its density: (24 * _STEPS_AN_HOUR,), from midnight."""
+    hour = np.arange(24 * _STEPS_AN_HOUR) / _STEPS_AN_HOUR
+    level = np.full(len(hour), 0.04)
     for centre, width, strength in _PEAKS[kind][int(day_off)]:
         away = (hour - centre + 12) % 24 - 12
-        level = level + strength * np.exp(-0.5 * (away / width) ** 2)
-    return level
+        level += strength * np.exp(-0.5 * (away / width) ** 2)
+    return level.astype(np.float32)
+
+
+def _activity(kind: str, day_off: bool, hour: np.ndarray) -> np.ndarray:
+    """The rhythm at hours of any shape."""
+    return _rhythm(kind, day_off)[np.rint(hour * _STEPS_AN_HOUR).astype(np.int32) % (24 * _STEPS_AN_HOUR)]
 
 
 def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     """A few hours of some day of the week in a city of homes, offices, night life and ring roads.
 
-    The city is always the same; the hour, the weekday, the weather (an overall level per kind of place, with a slow trend)
-    and an event that swells and ebbs somewhere are the sample's. Counts have Poisson noise.
+    The city is always the same; the hour, the weekday, the weather (a level per kind of place, with a slow trend) and
+    an event that swells and ebbs somewhere are the sample's. Counts have Poisson noise.
     """
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     places, lag = _city(spec.height, spec.width)
     start, day = rng.integers(_SLOTS_A_DAY), rng.integers(7)
     slots = start + np.arange(frames)
-    hour = (slots * (24 / _SLOTS_A_DAY))[:, None, None]
+    hour = (slots * (24 / _SLOTS_A_DAY)).astype(np.float32)[:, None, None]
     day_off = day >= 5
 
     outflow = np.zeros((frames, spec.height, spec.width), np.float32)
     inflow = np.zeros_like(outflow)
-    trend = 1 + rng.uniform(-0.04, 0.04) * np.arange(frames)[:, None, None]
+    trend = (1 + rng.uniform(-0.04, 0.04) * np.arange(frames, dtype=np.float32))[:, None, None]
     for kind, density in places.items():
-        level = 0.5 * rng.uniform(0.7, 1.2) * density * trend
+        level = np.float32(rng.uniform(0.45, 0.85)) * density * trend
         # Who lives further out leaves earlier and is home later, so departures run inwards and arrivals outwards.
-        outflow += level * _activity(kind, hour + lag, day_off)
-        inflow += level * _activity(_ARRIVE_FROM[kind], hour - _TRAVEL_HOURS - lag, day_off)
+        outflow += level * _activity(kind, day_off, hour + lag)
+        inflow += level * _activity(_ARRIVE_FROM[kind], day_off, hour - _TRAVEL_HOURS - lag)
 
     y, x = pixel_grid(spec.height, spec.width)
     cy, cx = rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75) * spec.width / spec.height

@@ -10,9 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from unistd.tasks.raster import capsule, finish, pixel_grid, random_stream, smooth_noise
+from unistd.tasks.raster import capsule, finish, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
+from unistd.tasks.texture import smooth_noise
 
 SPEC = TaskSpec(
     name="traffic4cast",
@@ -59,7 +60,7 @@ def _network(height: int, width: int) -> _Network:
         normal = np.array([np.cos(family), -np.sin(family)])
         for shift in np.linspace(-0.52, 0.52, count) + rng.uniform(-0.03, 0.03, count):
             roads.append(
-                (family + rng.uniform(-0.06, 0.06), centre + shift * normal, 0.008, rng.uniform(0.45, 0.7), 0.5)
+                (family + rng.uniform(-0.14, 0.14), centre + shift * normal, 0.008, rng.uniform(0.45, 0.7), 0.5)
             )
     roads.append((-0.75, np.array([0.35, 0.45]), 0.016, 1.0, 0.9))
     roads.append((1.2, np.array([0.6, 0.3]), 0.016, 0.95, 0.85))
@@ -93,10 +94,8 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     """Jams that form, run upstream and dissolve on a road network; pixels off the roads are zero.
 
     Density along each lane is a moving wave rho(s + c t) whose swing grows or decays; volume follows the fundamental
-    diagram (rising, then falling in a jam) and speed falls with density. Channels are volume, speed per heading in pairs.
+    diagram (rising, then falling in a jam) and speed falls with density. Channels are volume, speed for each heading.
     """
-    if spec.channels != 8:
-        raise ValueError(f"task traffic4cast: channels is {spec.channels}, the generator makes 8")
     rng = random_stream(seed, index)
     frames = spec.frames_in + spec.frames_out
     net = _network(spec.height, spec.width)
