@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastmoe_lora import RAMoELinear
 from unistd.model.config import AdapterConfig, TrunkConfig
 from unistd.model.layers import LayerFactory
 from unistd.model.packing import Layout, groups, join
@@ -43,12 +44,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Packed tokens (M, width) -> (M, width); a token attends to the tokens of its own sample."""
-        return self.proj(join([self._attend(qkv) for qkv in groups(self.qkv(x), layout)]))
+        qkv = _routed(self.qkv, x, layout)
+        return _routed(self.proj, join([self._attend(group) for group in groups(qkv, layout)]), layout)
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(samples, tokens, 3·width) -> (samples, tokens, width)."""
         query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def _routed(layer: RAMoELinear, x: Tensor, layout: Layout) -> Tensor:
+    """`layer` on packed tokens: a router per sample needs to know which rows of the matrix are one sample."""
+    if layer.router_kind != "sample":
+        return layer(x)
+    gates = [layer.router_gates(group).expand(*group.shape[:2], -1, -1) for group in groups(x, layout)]
+    return layer(x, join(gates))
 
 
 class Mlp(nn.Module):

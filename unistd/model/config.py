@@ -60,7 +60,9 @@ class AdapterConfig:
         proj_experts: experts of the attention's output projection.
         temporal_experts: experts of the temporal module's second layer.
         temporal_width: hidden width of the temporal module.
-        max_rank, init_rank, router, top_k, scaling, interpolation, dropout, backend: as in `fastmoe_lora.RAMoELinear`.
+        router: "token" (gates per token) or "sample" (one set of gates for all tokens of a sample).
+        top_k: keep this many gates; at most the number of experts of a layer counts.
+        max_rank, init_rank, scaling, interpolation, dropout, backend: as in `fastmoe_lora.RAMoELinear`.
     """
 
     qkv_experts: int = 6
@@ -76,8 +78,12 @@ class AdapterConfig:
     dropout: float = 0.0
     backend: str = "auto"
 
+    def __post_init__(self) -> None:
+        if self.router not in ("token", "sample"):
+            raise ValueError(f"AdapterConfig.router: expected 'token' or 'sample', found {self.router!r}")
+
     def options(self, num_experts: int) -> dict[str, Any]:
-        """Keyword arguments of a `RAMoELinear` with `num_experts` experts; `top_k` is cut to that number."""
+        """Keyword arguments of a `RAMoELinear` with `num_experts` experts."""
         return {
             "num_experts": num_experts,
             "max_rank": self.max_rank,

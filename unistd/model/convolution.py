@@ -25,8 +25,8 @@ class Encoder(nn.Module):
         for index, stride in enumerate(strides):
             scale *= stride
             out = frame_channels if index == len(strides) - 1 else stage_channels(hidden, scale)
-            kernel = max(3, stride | 1)  # odd, so that padding kernel // 2 divides the size by exactly `stride`
-            stages.append(norm_act(nn.Conv2d(channels, out, kernel, stride, kernel // 2)))
+            kernel, padding = window(stride)
+            stages.append(norm_act(nn.Conv2d(channels, out, kernel, stride, padding)))
             channels = out
         self.stages = nn.Sequential(*stages)
         self.projection = nn.Conv2d(spec.frames_in * frame_channels, width, 1)
@@ -54,10 +54,7 @@ class Decoder(nn.Module):
         for stride in reversed(stage_strides(spec.patch)):
             scale //= stride
             out = stage_channels(hidden, scale)
-            padding = stride // 2
-            kernel = stride + 2 * padding  # multiplies the size by exactly `stride`; 4 for 2, so no checkerboard
-            if stride == 1:
-                kernel, padding = 3, 1
+            kernel, padding = window(stride)
             stages.append(norm_act(nn.ConvTranspose2d(channels, out, kernel, stride, padding)))
             channels = out
         self.stages = nn.Sequential(*stages)
@@ -83,6 +80,16 @@ def stage_strides(patch: int) -> list[int]:
             patch //= factor
         factor += 1
     return [1] * (2 - len(strides)) + strides
+
+
+def window(stride: int) -> tuple[int, int]:
+    """Kernel and padding that divide (transposed: multiply) the size by `stride`: 3, 1 for 1; 4, 1 for 2; 5, 1 for 3.
+
+    Neighbours overlap, and a token's field of view lies evenly around its own patch (3, 1 for a stride of 2 would
+    shift it to the patch's corner).
+    """
+    padding = max(1, stride // 2)
+    return stride + 2 * padding, padding
 
 
 def stage_channels(hidden: int, scale: int) -> int:

@@ -138,7 +138,8 @@ class UniSTD(nn.Module):
 
         def record(name: str):
             def hook(layer: RAMoELinear, inputs: tuple[Tensor, ...]) -> None:
-                found[name] = layer.router_gates(inputs[0]).flatten(0, -3).mean(dim=0).float().cpu()
+                gates = inputs[1] if len(inputs) > 1 else layer.router_gates(inputs[0])
+                found[name] = gates.flatten(0, -3).mean(dim=0).float().cpu()
 
             return hook
 

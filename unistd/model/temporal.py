@@ -30,5 +30,6 @@ class TemporalModule(nn.Module):
         sequences = groups(x, layout)
         means = [sequence.mean(dim=1) for sequence in sequences]
         hidden = nn.functional.gelu(self.down(torch.cat(means)))  # one launch for the samples of all groups
-        gates = (2 * torch.sigmoid(self.up(hidden))).to(x.dtype).split([samples for samples, _ in layout])
+        change = self.up(hidden[:, None])[:, 0]  # as sequences of one token: a router per sample sees one sample each
+        gates = (2 * torch.sigmoid(change)).to(x.dtype).split([samples for samples, _ in layout])
         return join([sequence * gate[:, None] for sequence, gate in zip(sequences, gates, strict=True)])

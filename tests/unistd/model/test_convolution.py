@@ -1,0 +1,41 @@
+import pytest
+import torch
+from support.tiny import spec
+
+from unistd.model.convolution import Decoder, Encoder, stage_strides
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides"),
+    [(1, [1, 1]), (2, [1, 2]), (4, [2, 2]), (5, [1, 5]), (6, [2, 3]), (8, [2, 2, 2]), (16, [2, 2, 2, 2])],
+)
+def test_any_patch_reaches_the_token_grid_and_back(patch, strides):
+    assert stage_strides(patch) == strides
+    task = spec("any", 3, 2 * patch, 3 * patch, 5, 7, patch)
+    frames = torch.rand(2, *task.input_shape)
+    tokens = Encoder(task, 32, hidden=8)(frames)
+    assert tokens.shape == (2, 6, 32)
+    assert Decoder(task, 32, hidden=8, residual=False)(tokens, frames[:, -1]).shape == (2, *task.target_shape)
+
+
+def test_a_token_sees_its_own_patch_and_all_frames_of_its_own_sample():
+    task = spec("any", 1, 32, 32, 3, 3, 8)
+    encoder = Encoder(task, 32, hidden=8)
+    frames = torch.rand(2, *task.input_shape, requires_grad=True)
+    tokens = encoder(frames).unflatten(1, task.grid)
+    (gradient,) = torch.autograd.grad(tokens[0, 1, 2].sum(), frames)
+    seen = gradient.abs().amax(dim=(2, 3, 4))  # (sample, frame)
+    assert (seen[0] > 0).all()
+    assert (seen[1] == 0).all()
+    # GroupNorm looks at the whole frame, so all patches count a little, but none as much as the token's own
+    per_patch = gradient[0, :, 0].abs().sum(0).unflatten(1, (4, 8)).unflatten(0, (4, 8)).sum(dim=(1, 3))
+    assert per_patch.argmax() == 1 * 4 + 2
+
+
+def test_with_residual_the_start_is_to_repeat_the_last_frame():
+    task = spec("any", 2, 8, 8, 3, 4, 4)
+    frames = torch.rand(2, *task.input_shape)
+    tokens = torch.randn(2, 4, 32)
+    forecast = Decoder(task, 32, hidden=8, residual=True)(tokens, frames[:, -1])
+    assert torch.equal(forecast, frames[:, -1:].expand_as(forecast))
+    assert not torch.equal(Decoder(task, 32, hidden=8, residual=False)(tokens, frames[:, -1]), forecast)
