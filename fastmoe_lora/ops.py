@@ -19,8 +19,8 @@ _LIBRARY.define(
     "Tensor? router_weight, Tensor? columns, Tensor low_rank, float scaling, float dropout, Tensor? seed, "
     "bool[] needs, str backend) -> Tensor[]"
 )
-# Positions in ramoe_forward's inputs of: x, weight, bias, lora_A, lora_B, diag, gates, router_weight.
-_DIFFERENTIABLE = 8
+# ramoe_forward's inputs, and the first of them that have gradients: x ... router_weight.
+_INPUTS, _DIFFERENTIABLE = 14, 8
 
 
 def _forward(*arguments):
@@ -71,26 +71,44 @@ def _backward_fake(
     ]
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    (x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed, backend) = inputs
-    _, low_rank, gates_out = output
-    ctx.mark_non_differentiable(low_rank, gates_out)
-    ctx.set_materialize_grads(False)
-    gates = gates_out if gates is None else gates
-    ctx.save_for_backward(x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, seed)
-    ctx.scaling, ctx.dropout, ctx.backend = scaling, dropout, backend
+class _Differentiable(torch.autograd.Function):
+    """The forward operator with the backward operator as its gradient.
+
+    Registered by hand below the autograd key: torch.library.register_autograd does the same for ten times the Python
+    time per call, which at small token counts is more than the work itself.
+    """
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        (x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed, backend) = inputs
+        y, low_rank, gates_out = _below_autograd(inputs)
+        ctx.mark_non_differentiable(low_rank, gates_out)
+        ctx.set_materialize_grads(False)
+        gates = gates_out if gates is None else gates
+        ctx.save_for_backward(x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, seed)
+        ctx.scaling, ctx.dropout, ctx.backend = scaling, dropout, backend
+        return y, low_rank, gates_out
+
+    @staticmethod
+    def backward(ctx, grad_y, _grad_low_rank, _grad_gates):
+        if grad_y is None:
+            return (None,) * _INPUTS
+        *operands, low_rank, seed = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
+        gradients = _ramoe_backward(
+            grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend
+        )
+        gradients = [g if need else None for g, need in zip(gradients, needs, strict=True)]
+        return (*gradients, *[None] * (_INPUTS - _DIFFERENTIABLE))
 
 
-def _autograd(ctx, grad_y, _grad_low_rank, _grad_gates):
-    if grad_y is None:
-        return (None,) * 14
-    *operands, low_rank, seed = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
-    gradients = torch.ops.fastmoe_lora.ramoe_backward(
-        grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend
-    )
-    gradients = [g if need else None for g, need in zip(gradients, needs, strict=True)]
-    return (*gradients, None, None, None, None, None, None)
+def _below_autograd(inputs):
+    with torch._C._AutoDispatchBelowAutograd():
+        return ramoe_forward(*inputs)
+
+
+def _forward_autograd(*inputs):
+    return _Differentiable.apply(*inputs) if torch.is_grad_enabled() else _below_autograd(inputs)
 
 
 for _name, _kernel, _fake in (
@@ -99,5 +117,6 @@ for _name, _kernel, _fake in (
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmoe_lora::{_name}", _fake, lib=_LIBRARY)
-torch.library.register_autograd("fastmoe_lora::ramoe_forward", _autograd, setup_context=_setup_context, lib=_LIBRARY)
+_LIBRARY.impl("ramoe_forward", _forward_autograd, "Autograd")
 ramoe_forward = torch.ops.fastmoe_lora.ramoe_forward.default
+_ramoe_backward = torch.ops.fastmoe_lora.ramoe_backward.default

@@ -27,6 +27,14 @@ def set_rank_window(model: nn.Module, window: float) -> None:
         layer.rank_window = window
 
 
+def rank_window(progress: float, start: float = 3.0, share: float = 0.6) -> float:
+    """Window of sampled ranks at ``progress`` (0 to 1) of the rank phase: from ``start`` to 1 over its first ``share``.
+
+    A wide window lets every rank within reach be drawn, so that the data says which are worth having.
+    """
+    return start + (1.0 - start) * min(progress / share, 1.0)
+
+
 def initial_budget(model: nn.Module) -> float:
     """C, the sum of all ranks at initialisation."""
     return sum(layer.init_rank * layer.rank.numel() for layer in _layers(model))
