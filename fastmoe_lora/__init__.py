@@ -1,6 +1,7 @@
 """fastmoe_lora: linear layers with routed low-rank experts whose ranks are learned (RA-MoE), fast on GPUs and CPUs."""
 
 from .adapt import adapt, trainable_parameters
+from .attention import RAMoESelfAttention
 from .backends import backends
 from .diagonal import rank_diagonal
 from .functional import ramoe_linear
@@ -19,6 +20,7 @@ from .ranks import (
 
 __all__ = [
     "RAMoELinear",
+    "RAMoESelfAttention",
     "RankOptimizer",
     "adapt",
     "backends",

@@ -6,28 +6,29 @@ from typing import Any
 
 from torch import nn
 
+from .attention import RAMoESelfAttention
 from .layer import RAMoELinear
-from .ranks import ramoe_layers
 
 
 def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module:
-    """Freezes ``model`` and replaces, in place, its linear layers by adapted ones; returns the model.
+    """Freezes ``model`` and replaces, in place, linear layers and attention modules by adapted ones; returns the model.
 
     ``rules`` maps a pattern over module names (shell style: ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the
-    first pattern that matches a name decides. Raises ValueError for a pattern that matches no ``nn.Linear``, and for a
-    linear layer inside ``nn.MultiheadAttention``, which reads its weight and never calls it.
+    first pattern that matches a name decides. ``nn.Linear`` becomes `RAMoELinear`; ``nn.MultiheadAttention`` (as in
+    open_clip), which never calls its projections, becomes `RAMoESelfAttention` as a whole. Raises ValueError for a
+    pattern that matches neither.
     """
     chosen = dict(_matches(model, rules))
     for pattern in rules:
         if not any(fnmatchcase(name, pattern) for name in chosen):
-            raise ValueError(f"rules: {pattern!r} matches no nn.Linear of {type(model).__name__}")
+            kinds = "nn.Linear or nn.MultiheadAttention"
+            raise ValueError(f"rules: {pattern!r} matches no {kinds} of {type(model).__name__}")
     model.requires_grad_(False)
     for name, pattern in chosen.items():
-        parent_name, _, attribute = name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        if isinstance(parent, nn.MultiheadAttention):
-            raise ValueError(f"rules: {pattern!r} matches {name!r}, which nn.MultiheadAttention never calls")
-        setattr(parent, attribute, RAMoELinear.from_linear(getattr(parent, attribute), **rules[pattern]))
+        parent, _, attribute = name.rpartition(".")
+        module = model.get_submodule(name)
+        replace = RAMoELinear.from_linear if isinstance(module, nn.Linear) else RAMoESelfAttention.from_attention
+        setattr(model.get_submodule(parent), attribute, replace(module, **rules[pattern]))
     return model
 
 
@@ -37,9 +38,14 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def _matches(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    adapted = tuple(f"{name}." for name, _ in ramoe_layers(model))
+    """(name, pattern) of what is to be replaced; the insides of attention modules and of RA-MoE layers are not."""
+    closed: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not name.startswith(adapted):
+        if name.startswith(closed) and closed:
+            continue
+        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)):
+            closed = (*closed, f"{name}.")
+        if name and isinstance(module, (nn.Linear, nn.MultiheadAttention)):
             pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
             if pattern is not None:
                 yield name, pattern

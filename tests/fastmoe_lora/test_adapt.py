@@ -29,17 +29,35 @@ def test_adapts_by_pattern_and_trains_the_adapters_alone():
     assert not any(name.endswith((".bias", "mlp.weight", "qkv.weight")) for name in names)
 
 
-def test_a_pattern_that_matches_nothing_is_named():
-    with pytest.raises(ValueError, match=r"rules: '\*.query' matches no nn\.Linear of Block"):
-        adapt(Block(), {"*.query": {}})
+@pytest.mark.parametrize("pattern", ["*.query", "attn.out_proj", "proj.router"])
+def test_a_pattern_that_matches_nothing_is_named(pattern):
+    model = nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "proj": RAMoELinear(8, 8)})
+    with pytest.raises(
+        ValueError, match="matches no nn.Linear or nn.MultiheadAttention of ModuleDict".replace(".", r"\.")
+    ):
+        adapt(model, {pattern: {}})
 
 
-def test_routers_of_adapted_layers_are_not_adapted_again():
-    model = adapt(nn.Sequential(nn.Linear(8, 8)), {"*": {}})
-    with pytest.raises(ValueError, match="matches no nn"):
-        adapt(model, {"*": {}})
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_computes_what_it_did_and_then_learns(batch_first, masked):
+    model = nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2, batch_first=batch_first)})
+    x = torch.randn(3, 5, 8)
+    mask = torch.ones(5 if batch_first else 3, 5 if batch_first else 3).triu(1).bool() if masked else None
+    nn.init.normal_(model["attn"].in_proj_bias)
+    before = model["attn"](x, x, x, need_weights=False, attn_mask=mask)[0]
+    adapt(model, {"attn": {"num_experts": 2}})
+    after, weights = model["attn"](x, x, x, need_weights=False, attn_mask=mask)
+    assert weights is None
+    torch.testing.assert_close(after, before)
+    after.sum().backward()
+    assert model["attn"].qkv.lora_B.grad.abs().sum() > 0
+    assert model["attn"].qkv.lora_A.shape == (3, 2, 8, 8)
+    assert model["attn"].qkv.weight.grad is None
 
 
-def test_attention_that_never_calls_its_projection_is_refused():
-    with pytest.raises(ValueError, match=r"'out_proj', which nn\.MultiheadAttention never calls"):
-        adapt(nn.MultiheadAttention(8, 2), {"out_proj": {}})
+def test_attention_refuses_what_it_does_not_do():
+    model = adapt(nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2)}), {"attn": {}})
+    x = torch.randn(3, 5, 8)
+    with pytest.raises(ValueError, match="expected self-attention with need_weights=False"):
+        model["attn"](x, x, x)
