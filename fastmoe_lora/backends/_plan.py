@@ -110,7 +110,10 @@ def runs(kind: str, plan: Plan, geometry: Geometry) -> bool:
 def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
     """The plan with what this geometry does not allow switched off."""
     in_one_block = not geometry.routed or geometry.padded == geometry.block
-    changes = {"merge": plan.merge and in_one_block and kind == "forward", "tma": plan.tma and _tma(kind, plan, geometry)}
+    changes = {
+        "merge": plan.merge and in_one_block and kind == "forward",
+        "tma": plan.tma and _tma(kind, plan, geometry),
+    }
     if kind == "grad_input" and geometry.dropout:
         # The mask applies to the adapter's part alone, so that part comes first and cannot wait behind the main loop.
         changes["mode"] = "two_launch"
@@ -172,6 +175,23 @@ def forward_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
     tiles = geometry.splits * _ceil(geometry.split_n, plan.bn)
     blocks = _ceil(geometry.columns, geometry.block) * (1 if plan.merge else geometry.splits)
     return _queued(plan, tokens, blocks, tiles) + (tiles if geometry.packs else 0)
+
+
+def tiles(geometry: Geometry, plan: Plan, tokens: int) -> int:
+    """Tiles of y."""
+    return _ceil(tokens, plan.bm) * geometry.splits * _ceil(geometry.split_n, plan.bn)
+
+
+def flag_count(plan: Plan, tokens: int) -> int:
+    """Counters of a queued launch (kernels/triton/queue.py)."""
+    return 4 + 2 * _ceil(tokens, plan.bm)
+
+
+def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
+    """The phases of each launch of a queued kernel."""
+    if plan.mode == "queue":
+        return ({"PRODUCE": True, "CONSUME": True},)
+    return {"PRODUCE": True, "CONSUME": False}, {"PRODUCE": False, "CONSUME": True}
 
 
 def expert_width(geometry: Geometry) -> int:

@@ -1,0 +1,82 @@
+"""What every launch needs from torch: the device's section of the plan table, its size, descriptors, dropout's integers."""
+
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ._plan import Geometry
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def device_name(device: torch.device) -> str:
+    """ "sm_90" and the like; in the interpreter a name that the plan table does not know."""
+    if device.type != "cuda":
+        return "interpreter"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    return 1 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def geometry_of(
+    weight: Tensor,
+    lora_A: Tensor,
+    diag: Tensor,
+    router_weight: Tensor | None,
+    columns: Tensor | None,
+    top_k: int,
+    dropout: float,
+) -> Geometry:
+    n, k = weight.shape
+    splits, experts, max_rank, _ = lora_A.shape
+    return Geometry(
+        k,
+        n,
+        splits,
+        experts,
+        max_rank,
+        experts * max_rank if columns is None else columns.shape[1],
+        router_weight is not None,
+        diag.dim() == 2,
+        top_k > 0,
+        dropout > 0,
+        columns is not None,
+        weight.element_size() * 8,
+        lora_A.dtype != weight.dtype,
+    )
+
+
+def check(x: Tensor) -> None:
+    """Raises TypeError or ValueError for what the kernels cannot take."""
+    if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise TypeError(f"x: got {x.dtype}, expected bfloat16, float16 or float32 for backend 'triton'")
+    if INTERPRETED and x.dtype == torch.bfloat16:
+        raise TypeError(
+            "x: got torch.bfloat16, expected float16 or float32: Triton's interpreter multiplies bfloat16 wrongly"
+        )
+    if x.device.type != "cuda" and not INTERPRETED:
+        raise ValueError(f"x: got a tensor on {x.device}, expected one on a GPU for backend 'triton'")
+
+
+def described(tensor: Tensor, rows: int, columns: int, tma: bool):
+    """The tensor, or for TMA a descriptor of it with blocks (rows, columns)."""
+    if not tma:
+        return tensor
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, columns])
+
+
+def threshold_bits(p: float) -> int:
+    """The 32 bits of floor(p 2^32) as a signed integer: a kernel's integer argument is then 32 bits wide for every p."""
+    value = int(p * 2**32)
+    return value - 2**32 if value >= 2**31 else value

@@ -1,0 +1,56 @@
+"""Loads and stores of tiles. A caller moves a pointer to its tile's first row once, in 64 bits; offsets within a tile have 32.
+
+Row and output-column indices are clamped by the caller, so that only the contracted index needs a mask.
+"""
+
+import triton
+import triton.language as tl
+
+# fmt: off
+
+
+@triton.jit
+def row_base(source, first_row, STRIDE: tl.constexpr, TMA: tl.constexpr):
+    """Pointer to row `first_row` of a row-major matrix; of a descriptor, the descriptor itself."""
+    if TMA:
+        return source
+    else:
+        return source + first_row.to(tl.int64) * STRIDE
+
+
+@triton.jit
+def load_tile(base, rows, first_row, ks, first_k,
+              STRIDE: tl.constexpr, LIMIT: tl.constexpr, MASK: tl.constexpr, TMA: tl.constexpr):
+    """Tile (rows, ks) of a row-major matrix, 0 where ks >= LIMIT (MASK: that can happen).
+
+    base: of `row_base`; `rows` count from there. first_row, first_k: the tile's corner, for TMA.
+    """
+    if TMA:
+        return base.load([first_row, first_k])
+    else:
+        pointers = base + rows[:, None] * STRIDE + ks[None, :]
+        if MASK:
+            return tl.load(pointers, mask=(ks < LIMIT)[None, :], other=0.0)
+        else:
+            return tl.load(pointers)
+
+
+@triton.jit
+def load_adapter(rows, there, ks, LIMIT: tl.constexpr, MASK: tl.constexpr, dtype: tl.constexpr):
+    """Tile (BP, BK) of the rows `adapter_rows` found, in `dtype` (masters may be float32); 0 where there is none."""
+    if MASK:
+        there = there[:, None] & (ks < LIMIT)[None, :]
+    else:
+        there = there[:, None]
+    return tl.load(rows[:, None] + ks[None, :], mask=there, other=0.0).to(dtype)
+
+
+@triton.jit
+def store_tile(base, value, rows, first_row, rows_end, cols, first_col, cols_end,
+               STRIDE: tl.constexpr, TMA: tl.constexpr):
+    """Stores `value` into a row-major matrix; rows >= rows_end (from `base`) and cols >= cols_end are left alone."""
+    if TMA:
+        base.store([first_row, first_col], value)
+    else:
+        there = (rows < rows_end)[:, None] & (cols < cols_end)[None, :]
+        tl.store(base + rows[:, None] * STRIDE + cols[None, :], value, mask=there)
