@@ -62,7 +62,8 @@ def build_dataset(
         seed: of generated sequences.
 
     Raises:
-        ValueError: unknown task or split, another number of channels than the task's, or a length or seed that is not a whole number >= 1 (seed: >= 0).
+        ValueError: unknown task or split, another number of channels than the task's, or a length or seed that is not
+            a whole number >= 1 (seed: >= 0).
         DataFileError: files that cannot be read, see `Task.open`.
     """
     if isinstance(spec, str):

@@ -57,15 +57,16 @@ def read_flow_record(path: Path) -> FlowRecord:
         raise DataFileError(f"{path}: an interval of {minutes} minutes in the name, expected a divisor of 1440")
     try:
         with h5py.File(path) as file:
-            missing = [key for key in ("data", "date") if key not in file]
-            if missing:
-                raise DataFileError(f"{path}: found keys {sorted(file)}, expected 'data' and 'date'")
-            shape, stamps = file["data"].shape, file["date"][:]
-            if len(shape) != 4 or shape[1] != 2:
-                raise DataFileError(f"{path}: 'data' has shape {shape}, expected (n, 2, H, W)")
-            counts = file["data"][:].astype(np.float32)
-    except (OSError, TypeError) as error:
+            arrays = {key: file[key][()] for key in ("data", "date") if isinstance(file.get(key), h5py.Dataset)}
+            found = sorted(file)
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises any of these, depending on which part is damaged
         raise DataFileError(f"{path}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
+    if len(arrays) < 2:
+        raise DataFileError(f"{path}: found keys {found}, expected data sets 'data' and 'date'")
+    counts, stamps = np.asarray(arrays["data"]), np.asarray(arrays["date"])
+    if counts.ndim != 4 or counts.shape[1] != 2 or counts.dtype.kind not in "iuf":
+        raise DataFileError(f"{path}: 'data' is {counts.dtype} {counts.shape}, expected numbers (n, 2, H, W)")
+    counts = counts.astype(np.float32)
     if stamps.shape != (len(counts),):
         raise DataFileError(f"{path}: 'date' has shape {stamps.shape}, expected one for each of the {len(counts)} rows")
     bad = ~np.isfinite(counts).all(axis=(1, 2, 3)) | (counts.min(axis=(1, 2, 3), initial=0) < 0)
@@ -119,7 +120,8 @@ class DeepSTReader:
         """See `Task.open`; `seed` has no effect."""
         folder = self.find(root)
         records = sorted(
-            (read_flow_record(path) for path in _files(folder)), key=lambda record: record.slots[:1].tolist()
+            (read_flow_record(path) for path in _files(folder)),
+            key=lambda record: (record.slots[:1] / record.slots_a_day).tolist(),
         )
         for record in records:
             if record.counts.shape[1:] != (spec.channels, spec.height, spec.width):

@@ -121,7 +121,7 @@ def _sky(drive: _Drive, y: np.ndarray, x: np.ndarray, first_azimuth: float, ligh
 
 
 def _tree(frames: np.ndarray, depth: np.ndarray, across: np.ndarray, size: float, colour: np.ndarray) -> None:
-    """Paint a tree of `size` metres at depths and distances right of the view axis, (T,) metres; once passed it is gone."""
+    """Paint a tree of `size` metres at depths and metres right of the view axis, (T,); once passed it is gone."""
     shown = depth > 1.5
     if not shown.any():
         return
@@ -130,11 +130,9 @@ def _tree(frames: np.ndarray, depth: np.ndarray, across: np.ndarray, size: float
     scale = _FOCAL / depth
     x = 0.5 * frames.shape[3] / frames.shape[2] + across * scale
     foot = _HORIZON + _EYE * scale
-    trunk = np.stack([foot, x], -1)
     crown = np.stack([foot - 0.68 * size * scale, x], -1)
     lift = np.stack([-0.12 * size * scale, 0 * x], -1)
     paint_box(frames, crown[:, 0], foot, x - 0.2 * scale, x + 0.2 * scale, (0.25, 0.18, 0.12))
-    paint_capsule(frames, trunk, trunk, 0.12 * size * scale, (0.1, 0.12, 0.05), 0.4)
     paint_capsule(frames, crown - lift, crown + lift, 0.27 * size * scale, 0.7 * colour)
     paint_capsule(frames, crown + 1.2 * lift, crown + lift, 0.19 * size * scale, colour)
 

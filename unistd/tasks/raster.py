@@ -5,6 +5,8 @@ Lengths are in units of the frame's height: y runs from 0 (top) to 1, x from 0 t
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -13,10 +15,12 @@ def random_stream(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, index))
 
 
+@lru_cache(maxsize=32)
 def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres: y (H, 1) and x (1, W), float32."""
+    """Pixel centres: y (H, 1) and x (1, W), float32, read-only."""
     y = (np.arange(height, dtype=np.float32) + 0.5) / height
     x = (np.arange(width, dtype=np.float32) + 0.5) / height
+    y.flags.writeable = x.flags.writeable = False
     return y[:, None], x[None, :]
 
 

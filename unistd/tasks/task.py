@@ -44,7 +44,7 @@ class Task:
     reader: FileReader | None = None
 
     def check(self, spec: TaskSpec) -> None:
-        """Raise a ValueError for a spec that this task has no data for: resolution and frame counts are free, C is not."""
+        """Raise a ValueError for a spec of other channels; resolution and frame counts are free."""
         if spec.channels != self.spec.channels:
             raise ValueError(f"task {spec.name}: channels is {spec.channels}, expected {self.spec.channels}")
 
