@@ -114,7 +114,7 @@ def plot(outcomes: list[Outcome], steps: int, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, len(PLANTED), figsize=(10, 5), sharex=True, sharey=True, layout="constrained")
-    titles = {"printed": "printed recipe", "ours": "ours: sampled ranks, projected"}
+    titles = {"printed": "printed recipe", "ours": "our recipe"}
     for row, recipe in zip(axes, RECIPES, strict=True):
         for axis, planted in zip(row, PLANTED, strict=True):
             for outcome in outcomes:
