@@ -1,0 +1,50 @@
+"""The layer under PyTorch's data-parallel wrappers, on two processes of the CPU."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from fastmoe_lora import RAMoELinear
+
+WORLD = 2
+
+
+def build() -> nn.Sequential:
+    torch.manual_seed(5)
+    linears = [nn.Linear(8, 8) for _ in range(2)]
+    model = nn.Sequential(*(RAMoELinear.from_linear(linear, num_experts=3, backend="packed") for linear in linears))
+    for layer in model:
+        nn.init.normal_(layer.lora_B)
+    return model
+
+
+def sharded(model: nn.Sequential) -> nn.Module:
+    for layer in model:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    model(x).square().mean().backward()
+    found = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: grad.full_tensor() if hasattr(grad, "full_tensor") else grad for name, grad in found.items()}
+
+
+def worker(index: int, file: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
+    batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
+    whole = gradients(build(), batches)
+    for wrap in (DistributedDataParallel, sharded):
+        mine = gradients(wrap(build()), batches[index])
+        assert mine.keys() == whole.keys()
+        for name, grad in mine.items():
+            torch.testing.assert_close(grad, whole[name], msg=lambda text, name=name: f"{name}: {text}")
+    dist.destroy_process_group()
+
+
+def test_ddp_and_fsdp2_average_the_gradients_of_their_parts(tmp_path):
+    mp.spawn(worker, (str(tmp_path / "store"),), nprocs=WORLD)
