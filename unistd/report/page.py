@@ -1,0 +1,108 @@
+"""Puts a run's results, pictures and charts together as report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
+from markupsafe import Markup
+
+from fastmoe_lora import ranks_frozen
+from unistd.model import UniSTD
+from unistd.report.adapters import gate_groups, rank_groups
+from unistd.report.charts import learning_curves, rank_curves
+from unistd.report.examples import example
+from unistd.training.checkpoint import write_atomically
+from unistd.training.config import Config
+from unistd.training.data import steps_per_epoch
+from unistd.training.evaluate import Results, held_out, tasks_beaten
+from unistd.training.log import read_log
+from unistd.training.results import read_results
+from unistd.training.run import open_run
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes report.html of an evaluated run and returns its path. Raises CheckpointError as `open_run` does."""
+    run, config, model = open_run(folder)
+    results, log = read_results(run), read_log(run.log)
+    baselines = {task: result["repeat_last"]["mse"] for task, result in results.items()}
+    datasets = held_out(config, "test")
+    examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
+    page = _template().render(
+        name=run.folder.resolve().name,
+        config_text=run.config.read_text(),
+        facts=_facts(config, model, results, log),
+        rows=_rows(model, results, datasets),
+        examples=examples,
+        curves=Markup(learning_curves(log, baselines, config.ranks.epochs * steps_per_epoch(config))),
+        rank_curves=Markup(rank_curves(log)),
+        ranks=rank_groups(model),
+        max_rank=config.model.max_rank,
+        gates=gate_groups({task: shown.gates for task, shown in examples.items()}),
+        frozen=ranks_frozen(model),
+    )
+    write_atomically(run.report, lambda file: file.write_text(page))
+    return run.report
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("unistd.report", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    return environment.get_template("report.html.j2")
+
+
+def _facts(config: Config, model: UniSTD, results: Results, log: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What the head of the page says in large figures: (figure, what it is)."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    layers = model.ramoe_layers().values()
+    base = ("weight", "bias")
+    adapters = sum(p.numel() for layer in layers for name, p in layer.named_parameters() if name not in base)
+    experts = sum(layer.rank.numel() for layer in layers)
+    changes = [result["model"]["mse"] / result["repeat_last"]["mse"] - 1 for result in results.values()]
+    seconds = max((record["seconds"] for record in log if "seconds" in record), default=0)
+    return [
+        (f"{len(tasks_beaten(results))} of {len(results)}", "tasks better than repeating the last frame"),
+        (_percent(sum(changes) / len(changes)), "squared error against repeating the last frame, mean over tasks"),
+        (_count(parameters), f"parameters, {_count(adapters)} of them in {experts} experts"),
+        (_duration(seconds), f"of training, {config.train.epochs} epochs of {steps_per_epoch(config)} steps"),
+    ]
+
+
+def _rows(model: UniSTD, results: Results, datasets: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for task, spec in model.tasks.items():
+        result, last = results[task]["model"], results[task]["repeat_last"]
+        rows.append(
+            {
+                "task": task,
+                "spec": spec,
+                "model": result,
+                "last": last,
+                "change": result["mse"] / last["mse"] - 1,
+                "generated": datasets[task].source == "generated",
+            }
+        )
+    return rows
+
+
+def _percent(share: float) -> str:
+    """A signed share with a true minus sign: -0.39 -> "−39 %"."""
+    return f"{share * 100:+.0f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number / 1e3:.0f} k"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -1,0 +1,172 @@
+"""The configuration of a run: every key, its type, its default and one line on what it means.
+
+A run is described by one `Config`. YAML files in `unistd/configs` set what differs from these defaults; the command
+line overrides single keys (`settings.py`). `unistd train --help` prints this file as a table.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from unistd.tasks import TASKS
+
+
+class Section(BaseModel):
+    """Keys are checked: an unknown one is an error, never ignored; a config does not change once it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TaskOptions(Section):
+    """Changes to a task's own shapes; what is left out keeps the published protocol."""
+
+    height: int | None = Field(None, ge=1)
+    """frame height in pixels"""
+    width: int | None = Field(None, ge=1)
+    """frame width in pixels"""
+    frames_in: int | None = Field(None, ge=1)
+    """frames the model sees"""
+    frames_out: int | None = Field(None, ge=1)
+    """frames the model forecasts"""
+    patch: int | None = Field(None, ge=1)
+    """pixels per side of a token"""
+
+
+class DataConfig(Section):
+    """Where samples come from."""
+
+    root: str | None = None
+    """folder of real data sets; a task whose files are not found there is generated"""
+    train_samples: int = Field(4096, ge=1)
+    """generated training samples per task (real data sets have their own length)"""
+    val_samples: int = Field(64, ge=0)
+    """held-out samples per task measured after each epoch; 0: no validation"""
+    test_samples: int = Field(256, ge=1)
+    """held-out samples per task of the final evaluation (at most the size of the test split)"""
+    workers: int = Field(0, ge=0)
+    """processes that load data beside the training process; 0: the training process loads"""
+    cache: bool = False
+    """keep each sample in memory after its first use (per loading process)"""
+
+
+class TrunkOptions(Section):
+    """A Vision Transformer of one's own; see `unistd.model.TrunkConfig`."""
+
+    width: int = Field(768, ge=1)
+    """channels of a token"""
+    depth: int = Field(12, ge=1)
+    """number of blocks"""
+    heads: int = Field(12, ge=1)
+    """attention heads"""
+    mlp_ratio: float = Field(4.0, gt=0)
+    """hidden width of the MLP as a multiple of `width`"""
+
+
+class ModelConfig(Section):
+    """The network; see `unistd.UniSTD`."""
+
+    trunk: str | TrunkOptions = "ViT-B-16"
+    """name of an open_clip or timm Vision Transformer, or the sizes of one's own, as model.trunk.depth=4"""
+    pretrained: str | None = None
+    """open_clip tag or local file of the trunk's weights (then it is frozen); null: the trunk is trained"""
+    qkv_experts: int = Field(6, ge=1)
+    """experts of each of query, key and value"""
+    proj_experts: int = Field(2, ge=1)
+    """experts of the attention's output projection"""
+    temporal_experts: int = Field(2, ge=1)
+    """experts of the temporal module"""
+    temporal_width: int = Field(128, ge=1)
+    """hidden width of the temporal module"""
+    max_rank: int = Field(8, ge=1)
+    """largest rank of an expert"""
+    init_rank: float = Field(4.5, ge=0)
+    """rank of every expert at the start"""
+    hidden: int = Field(32, ge=1)
+    """channels of the encoders' and decoders' convolutions at half the frame's size"""
+    checkpointing: bool = False
+    """recompute each block in the backward pass instead of keeping its activations: less memory, more time"""
+    residual: bool = True
+    """the decoder forecasts the change from the last input frame instead of the frame itself"""
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: float = Field(1e-3, gt=0)
+    """peak learning rate"""
+    weight_decay: float = Field(0.05, ge=0)
+    """decay of weight matrices (never of biases, norms or ranks)"""
+    warmup: float = Field(0.05, ge=0, le=1)
+    """share of all steps in which the rate rises linearly to its peak"""
+    final_lr: float = Field(0.01, ge=0, le=1)
+    """rate at the last step as a share of the peak; cosine decay in between (1: constant)"""
+    clip: float | None = Field(1.0, gt=0)
+    """largest norm of the gradient of all parameters together; null: no clipping"""
+    loss: Literal["relative", "mse"] = "relative"
+    """'mse': mean squared error; 'relative': divided by that of repeating the last frame, so that tasks count alike"""
+
+
+class RankConfig(Section):
+    """How the experts' ranks are learned."""
+
+    recipe: Literal["sampled", "printed"] = "sampled"
+    """'sampled': whole ranks drawn from a shrinking window, budget kept exactly; 'printed': the paper's penalty"""
+    epochs: int = Field(10, ge=0)
+    """epochs of the rank phase; then ranks are rounded, frozen and compacted (0: frozen at once)"""
+    lr: float = Field(0.1, gt=0)
+    """step size of the ranks ('sampled': of the normalised step; 'printed': of AdamW)"""
+    penalty: float = Field(1.0, ge=0)
+    """weight of |budget - sum of ranks| ('printed' only)"""
+    window: float = Field(3.0, ge=1)
+    """width of the window at the start ('sampled' only); it shrinks linearly to 1"""
+    window_share: float = Field(0.6, gt=0, le=1)
+    """share of the rank phase after which the window is 1 ('sampled' only)"""
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    epochs: int = Field(90, ge=1)
+    """length of the run; an epoch draws `epoch_samples` samples of every task"""
+    epoch_samples: int = Field(4096, ge=1)
+    """samples of each task in an epoch, whatever the size of its data set, so that tasks count alike"""
+    batch_size: int = Field(16, ge=1)
+    """samples of each task in a step"""
+    tasks_per_step: int = Field(0, ge=0)
+    """tasks mixed in one forward pass; 0: all"""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """number format, in the words of Lightning Fabric"""
+    accelerator: str = "auto"
+    """device, in the words of Lightning Fabric: auto, cpu, cuda, mps"""
+    seed: int = Field(0, ge=0)
+    """seed of the weights, the order of samples and the generated data"""
+    log_every: int = Field(10, ge=1)
+    """steps between two records in log.jsonl and TensorBoard (means over these steps)"""
+    checkpoint_every: int = Field(1, ge=1)
+    """epochs between two checkpoints (one is also written on Ctrl-C, SIGTERM and at the end)"""
+
+
+class Config(Section):
+    """One run of `unistd train`."""
+
+    run: str = "runs/unistd"
+    """folder that receives everything the run writes"""
+    tasks: list[str] = Field(default=list(TASKS), min_length=1)
+    """tasks learned together (see `unistd tasks`)"""
+    task_options: dict[str, TaskOptions] = {}
+    """changes to single tasks, as task_options.kth.height=32"""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    ranks: RankConfig = RankConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if self.ranks.epochs > self.train.epochs:
+            raise ValueError(
+                f"ranks.epochs is {self.ranks.epochs}, expected at most train.epochs = {self.train.epochs}"
+            )
+        return self

@@ -1,0 +1,135 @@
+"""Batches that mix tasks, drawn by a rule whose whole state is the number of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unistd.tasks import TaskSpec, build_dataset, files_found, get_task
+from unistd.training.config import Config, DataConfig
+
+Sample = tuple[Tensor, Tensor]  # inputs (Tin, C, H, W), targets (Tout, C, H, W), float32 in [0, 1]
+Batch = dict[str, Sample]  # per task, both with the batch in front
+
+
+def task_specs(config: Config) -> dict[str, TaskSpec]:
+    """The tasks of a run with the changes of `task_options`; raises ValueError for an unknown task or a wrong shape."""
+    if unused := set(config.task_options) - set(config.tasks):
+        raise ValueError(f"task_options.{min(unused)}: not one of the tasks of this run ({', '.join(config.tasks)})")
+    specs = {}
+    for name in config.tasks:
+        options = config.task_options.get(name)
+        specs[name] = get_task(name).spec.replace(**options.model_dump(exclude_none=True) if options else {})
+    return specs
+
+
+def split_datasets(specs: Mapping[str, TaskSpec], split: str, data: DataConfig, seed: int) -> dict[str, Dataset]:
+    """One data set per task for `split` ("train", "val", "test"): real files below `data.root`, else generated."""
+    length = {"train": data.train_samples, "val": data.val_samples, "test": data.test_samples}[split]
+    datasets = {}
+    for name, spec in specs.items():
+        whole = split == "train" and files_found(name, data.root) is not None
+        datasets[name] = build_dataset(spec, split, root=data.root, length=None if whole else length, seed=seed)
+    return datasets
+
+
+class MixedDataset(Dataset):
+    """The data sets of all tasks as one, indexed by (task, index); keeps samples in memory if asked to."""
+
+    def __init__(self, datasets: Mapping[str, Dataset], cache: bool = False) -> None:
+        self.datasets = dict(datasets)
+        self._kept: dict[tuple[str, int], Sample] | None = {} if cache else None
+
+    def __getitem__(self, key: tuple[str, int]) -> tuple[str, Sample]:
+        task, index = key
+        if self._kept is None:
+            return task, self.datasets[task][index]
+        if key not in self._kept:
+            self._kept[key] = self.datasets[task][index]
+        return task, self._kept[key]
+
+
+class MixedBatchSampler:
+    """Which samples make up each step, as a function of (seed, step) alone.
+
+    Tasks take turns: every round visits each task once in a new random order, `tasks_per_step` tasks at a time. A task
+    walks through its own data set in a new random order on each pass. To resume, nothing but the step is needed.
+
+    Args:
+        lengths: samples in the data set of each task.
+        batch_size: samples of each task in a step.
+        tasks_per_step: tasks mixed in one step; 0: all.
+        steps: iteration covers these steps.
+    """
+
+    def __init__(
+        self, lengths: Mapping[str, int], batch_size: int, tasks_per_step: int, seed: int, steps: range
+    ) -> None:
+        self.tasks = list(lengths)
+        if tasks_per_step > len(self.tasks):
+            raise ValueError(f"train.tasks_per_step is {tasks_per_step}, but there are {len(self.tasks)} tasks")
+        if empty := [task for task, length in lengths.items() if length == 0]:
+            raise ValueError(f"task {empty[0]!r}: its training data set is empty")
+        self.lengths, self.batch_size, self.seed, self.steps = dict(lengths), batch_size, seed, steps
+        self.tasks_per_step = tasks_per_step or len(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+        return map(self.batch, self.steps)
+
+    def batch(self, step: int) -> list[tuple[str, int]]:
+        """The (task, index) pairs of a step."""
+        turns = range(step * self.tasks_per_step, (step + 1) * self.tasks_per_step)
+        keys = []
+        for task, visit in sorted(map(self._turn, turns)):
+            name = self.tasks[task]
+            for draw in range(visit * self.batch_size, (visit + 1) * self.batch_size):
+                passes, position = divmod(draw, self.lengths[name])
+                keys.append((name, int(_permutation(self.lengths[name], self.seed, task, passes)[position])))
+        return keys
+
+    def _turn(self, turn: int) -> tuple[int, int]:
+        """(number of the task, how often it was visited before) of a turn."""
+        visit, place = divmod(turn, len(self.tasks))
+        return int(_permutation(len(self.tasks), self.seed, len(self.tasks), visit)[place]), visit
+
+
+@lru_cache(maxsize=64)
+def _permutation(length: int, *key: int) -> np.ndarray:
+    return np.random.default_rng(key).permutation(length)
+
+
+def collate(samples: Sequence[tuple[str, Sample]]) -> Batch:
+    """Groups (task, sample) pairs by task and stacks them."""
+    groups: dict[str, list[Sample]] = {}
+    for task, sample in samples:
+        groups.setdefault(task, []).append(sample)
+    return {task: tuple(map(torch.stack, zip(*group, strict=True))) for task, group in groups.items()}
+
+
+def train_loader(config: Config, specs: Mapping[str, TaskSpec], steps: range) -> DataLoader:
+    """Loads the mixed batches of `steps`; the same batches for any number of workers."""
+    datasets = split_datasets(specs, "train", config.data, config.train.seed)
+    lengths = {name: len(dataset) for name, dataset in datasets.items()}
+    sampler = MixedBatchSampler(lengths, config.train.batch_size, config.train.tasks_per_step, config.train.seed, steps)
+    return DataLoader(
+        MixedDataset(datasets, config.data.cache),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=config.data.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(config.train.seed),  # loading leaves the global random state alone
+    )
+
+
+def steps_per_epoch(config: Config) -> int:
+    """Steps in which every task sees `epoch_samples` samples (rounded up)."""
+    turns = -(-config.train.epoch_samples // config.train.batch_size) * len(config.tasks)
+    return -(-turns // (config.train.tasks_per_step or len(config.tasks)))

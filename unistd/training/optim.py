@@ -1,0 +1,36 @@
+"""The optimiser, its parameter groups and its schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from unistd.training.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, exclude: Sequence[nn.Parameter] = ()) -> AdamW:
+    """AdamW over the trainable parameters but `exclude` (the ranks); decay for those of two dimensions or more only."""
+    excluded = {id(parameter) for parameter in exclude}
+    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in excluded]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=config.lr)
+
+
+def build_schedule(optimizer: AdamW, config: OptimConfig, steps: int) -> LambdaLR:
+    """Linear warm-up over the first `warmup` share of `steps`, then a cosine down to `final_lr` of the peak."""
+    rising = round(config.warmup * steps)
+
+    def share_of_peak(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        done = (step - rising) / max(1, steps - rising)
+        return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return LambdaLR(optimizer, share_of_peak)

@@ -1,0 +1,213 @@
+"""The training loop: mixed batches, rank phase, checkpoints; a run that was stopped goes on exactly where it was."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastmoe_lora import save_adapters
+from unistd.metrics import repeat_last
+from unistd.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from unistd.training.config import Config
+from unistd.training.data import Batch, MixedDataset, steps_per_epoch, task_specs, train_loader
+from unistd.training.evaluate import evaluate, held_out
+from unistd.training.log import RunLog
+from unistd.training.optim import build_optimizer, build_schedule
+from unistd.training.progress import TrainingProgress
+from unistd.training.ranks import RankPhase
+from unistd.training.run import Run, build_model
+from unistd.training.settings import changed_keys
+from unistd.training.stop import Stopped, StopRequest
+
+BASELINE_SAMPLES = 16  # training samples per task that the error of repeating the last frame is measured on
+# keys that may differ between a run and its resumption, since no number of the training depends on them
+FREE_KEYS = {"run", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
+FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. One line; the last checkpoint is untouched."""
+
+
+class Trainer:
+    """Trains the model of a config and keeps its state in a run's folder.
+
+    Args:
+        config: what to train.
+        run: folder of the run.
+        console: where progress is shown.
+        resume: go on from the run's checkpoint. Raises CheckpointError where it is missing, damaged, or of a config
+            that would have trained something else.
+    """
+
+    def __init__(self, config: Config, run: Run, console: Console, resume: bool = False) -> None:
+        self.config, self.run, self.console = config, run, console
+        self.specs = task_specs(config)
+        self.epoch_steps = steps_per_epoch(config)
+        self.steps = config.train.epochs * self.epoch_steps
+        self.step, self.seconds = 0, 0.0
+        self.fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
+        torch.manual_seed(config.train.seed)
+        model = build_model(config)
+        self.ranks = RankPhase(model, config.ranks, config.ranks.epochs * self.epoch_steps)
+        optimizer = build_optimizer(model, config.optim, exclude=self.ranks.ranks)
+        self.schedule = build_schedule(optimizer, config.optim, self.steps)
+        self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        self.baselines: dict[str, float] = {}
+        state = self._load() if resume else None
+        self.loader = train_loader(config, self.specs, range(self.step, self.steps))
+        if state is None:
+            self.baselines = repeat_last_errors(self.loader.dataset)
+        else:
+            set_random_state(state["random"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all steps are done."""
+        return self.step == self.steps
+
+    def fit(self) -> None:
+        """Trains to the end and leaves a checkpoint there.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM came; the checkpoint holds the last step that was done.
+            TrainingError: the loss or its gradient is NaN or infinite; the checkpoint is the last good one.
+        """
+        log = RunLog(self.run, self.config.train.log_every, self.step)
+        progress = TrainingProgress(self.console, self.steps, self.step, self.epoch_steps, self.baselines)
+        validation = held_out(self.config, "val") if self.config.data.val_samples else {}
+        self.model.train()
+        self._clock = time.perf_counter()
+        try:
+            with StopRequest() as stop, progress:
+                for batch in self.loader:
+                    self._train_step(batch, log, progress)
+                    if self.step % self.epoch_steps == 0 and validation:
+                        log.validation(self.step, self.evaluate(validation))
+                    if stop.signum is not None or self._checkpoint_due():
+                        self.save()
+                        log.flush()
+                    if stop.signum is not None and not self.complete:
+                        raise Stopped(stop.signum, f"stopped at step {self.step} of {self.steps}, checkpoint saved")
+        finally:
+            log.close()
+
+    def evaluate(self, datasets: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+        """Results on data sets per task, as `unistd.training.evaluate.evaluate` gives them."""
+        return evaluate(
+            self.model, datasets, self.config.train.batch_size, self.config.data.workers, self.fabric.to_device
+        )
+
+    def save(self) -> None:
+        """Writes the checkpoint: all that is needed to go on exactly from here."""
+        save_checkpoint(
+            self.run.checkpoint,
+            {
+                "config": self.config.model_dump(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "baselines": self.baselines,
+                "model": self.model.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "ranks": self.ranks.state_dict(),
+                "random": random_state(),
+            },
+        )
+
+    def save_adapters(self) -> None:
+        """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
+        save_adapters(self.model.module, self.run.adapters)
+
+    def _load(self) -> dict[str, Any]:
+        path = self.run.checkpoint
+        state = load_checkpoint(path)
+        changed = [key for key in changed_keys(state["config"], self.config.model_dump()) if key not in FREE_KEYS]
+        if changed:
+            raise CheckpointError(f"{path}: cannot be resumed, the config differs from the run's in {changed[0]!r}")
+        load_weights(self.model.module, state["model"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.ranks.load_state_dict(state["ranks"])
+        self.step, self.seconds, self.baselines = state["step"], state["seconds"], state["baselines"]
+        return state
+
+    def _train_step(self, batch: Batch, log: RunLog, progress: TrainingProgress) -> None:
+        self.ranks.begin_step(self.step)
+        batch = self.fabric.to_device(batch)
+        predictions = self.model({task: inputs for task, (inputs, _) in batch.items()})
+        errors = {task: F.mse_loss(predictions[task].float(), targets) for task, (_, targets) in batch.items()}
+        losses = dict(zip(errors, torch.stack(list(errors.values())).tolist(), strict=True))
+        self._check_losses(losses, batch)
+        self.fabric.backward(self._objective(errors))
+        self._clip_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ranks.end_step()
+        rate = self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        self.step += 1
+        if self.complete and not self.ranks.frozen:
+            self.ranks.freeze()
+        samples = sum(len(targets) for _, targets in batch.values())
+        now = time.perf_counter()
+        took, self._clock = now - self._clock, now
+        self.seconds += took
+        summary = self.ranks.summary()
+        extra = {"lr": rate, "samples_per_second": samples / took, "seconds": self.seconds, "window": self.ranks.window}
+        log.step(self.step, losses, extra | summary)
+        phase = "frozen" if self.ranks.frozen else "learning"
+        ranks = f"ranks {phase} {summary['rank_mean']:.2f} ± {summary['rank_spread']:.2f}"
+        progress.step(self.step, losses, ranks, samples / took)
+
+    def _objective(self, errors: Mapping[str, Tensor]) -> Tensor:
+        relative = self.config.optim.loss == "relative"
+        terms = [error / self.baselines[task] if relative else error for task, error in errors.items()]
+        return torch.stack(terms).mean() + self.ranks.penalty()
+
+    def _check_losses(self, losses: Mapping[str, float], batch: Batch) -> None:
+        for task, loss in losses.items():
+            if not math.isfinite(loss):
+                clean = all(bool(torch.isfinite(frames).all()) for frames in batch[task])
+                cause = "its frames are finite: try a lower optim.lr" if clean else "its frames hold NaN or Inf"
+                raise TrainingError(f"step {self.step + 1}: the loss of task {task!r} is {loss}; {cause}")
+
+    def _clip_gradients(self) -> None:
+        largest = math.inf if self.config.optim.clip is None else self.config.optim.clip
+        try:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest)
+        except RuntimeError:
+            raise TrainingError(f"step {self.step + 1}: the gradient is NaN or Inf: try a lower optim.lr") from None
+
+    def _checkpoint_due(self) -> bool:
+        return self.complete or self.step % (self.epoch_steps * self.config.train.checkpoint_every) == 0
+
+
+def repeat_last_errors(dataset: MixedDataset) -> dict[str, float]:
+    """MSE of repeating the last frame on each task's first training samples; raises TrainingError where it is 0."""
+    errors = {}
+    for task, samples in dataset.datasets.items():
+        pairs = [dataset[task, index][1] for index in range(min(BASELINE_SAMPLES, len(samples)))]
+        inputs, targets = map(torch.stack, zip(*pairs, strict=True))
+        errors[task] = F.mse_loss(repeat_last(inputs, targets.shape[1]), targets).item()
+        if not (math.isfinite(errors[task]) and errors[task] > 0):
+            raise TrainingError(
+                f"task {task!r}: the error of repeating the last frame is {errors[task]}, expected a positive number: "
+                "its first training samples hold NaN or never change"
+            )
+    return errors
