@@ -51,6 +51,12 @@ class Geometry:
         return _ceil(self.low_rank_width, self.block) * self.block
 
     @property
+    def grouped(self) -> bool:
+        """The columns of the one block are whole groups of R: expert e is group e, the router's logits are group E."""
+        power = self.max_rank == _power_of_two(self.max_rank) and not self.compact and self.padded == self.block
+        return power and (not self.routed or (self.experts <= self.max_rank <= self.block - self.columns))
+
+    @property
     def packs(self) -> bool:
         """B cannot be read in 16-byte pieces as it lies."""
         return self.compact or self.master or self.max_rank * self.bits % 128 != 0
@@ -157,12 +163,13 @@ def forward_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
         "BN": plan.bn,
         "BK": plan.bk,
         "BP": geometry.block,
+        "ROUTER_WIDTH": expert_width(geometry),
+        "GROUPED": geometry.grouped,
     }
     if plan.mode == "recompute":
         return constants
     return constants | {
         "T": geometry.padded,
-        "ROUTER_WIDTH": expert_width(geometry),
         "GROUP": plan.group,
         "MERGE": plan.merge,
         "PACK": geometry.packs,

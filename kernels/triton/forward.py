@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .columns import adapter_rows, column_index
 from .dropout import drop, row_keys
-from .low_rank import gate_low_rank
+from .low_rank import gate_low_rank, round_low_rank
 from .pack import load_adapter_b, pack_b
 from .queue import HEADER, claim, leave, place, signal, task_count, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
@@ -23,7 +23,7 @@ def _produce(
     M, top_k, scaling, threshold, keep_scale,
     K: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
     RANKS: tl.constexpr, TOP_K: tl.constexpr, MERGE: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, TMA: tl.constexpr,
+    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, TMA: tl.constexpr,
 ):
     """t (M, S, T) for a block of rows and of columns: of all splits (MERGE; `part` is the column block), or of one."""
     dtype: tl.constexpr = t.dtype.element_ty
@@ -75,22 +75,27 @@ def _produce(
         if router is not None and not PACKED:
             a_tile = load_adapter(router_rows, routed, ks, K, MASK, dtype)
             logits = tl.dot(x_tile, a_tile.T, logits, input_precision="ieee")
+    s0, logits0 = round_low_rank(product0, logits, router, block, E, R, P, BP, ROUTER_WIDTH, PACKED, GROUPED, dtype)
+    if MERGE and S > 1:
+        s1, logits1 = round_low_rank(product1, logits, router, block, E, R, P, BP, ROUTER_WIDTH, PACKED, GROUPED, dtype)
+    if MERGE and S > 2:
+        s2, logits2 = round_low_rank(product2, logits, router, block, E, R, P, BP, ROUTER_WIDTH, PACKED, GROUPED, dtype)
     gates = row_base(gates, first_row, S * E, False)
     low_rank = row_base(low_rank, first_row, S * P, False)
     target = row_base(t, first_row, S * T, False) + (rows[:, None] * (S * T) + cols[None, :])
     value = gate_low_rank(
-        product0, logits, diag, gates, router, columns, low_rank, split, block, rows, real, block == 0, top_k, scaling,
-        S, E, R, P, RANKS, TOP_K, BP, ROUTER_WIDTH, PACKED)
+        s0, logits0, diag, gates, router, columns, low_rank, split, block, rows, real, block == 0, top_k, scaling,
+        S, E, R, P, RANKS, TOP_K, BP, GROUPED)
     tl.store(target + split * T, value, mask=real[:, None])
     if MERGE and S > 1:
         value = gate_low_rank(
-            product1, logits, diag, gates, router, columns, low_rank, 1, block, rows, real, block == 0, top_k, scaling,
-            S, E, R, P, RANKS, TOP_K, BP, ROUTER_WIDTH, PACKED)
+            s1, logits1, diag, gates, router, columns, low_rank, 1, block, rows, real, block == 0, top_k, scaling,
+            S, E, R, P, RANKS, TOP_K, BP, GROUPED)
         tl.store(target + T, value, mask=real[:, None])
     if MERGE and S > 2:
         value = gate_low_rank(
-            product2, logits, diag, gates, router, columns, low_rank, 2, block, rows, real, block == 0, top_k, scaling,
-            S, E, R, P, RANKS, TOP_K, BP, ROUTER_WIDTH, PACKED)
+            s2, logits2, diag, gates, router, columns, low_rank, 2, block, rows, real, block == 0, top_k, scaling,
+            S, E, R, P, RANKS, TOP_K, BP, GROUPED)
         tl.store(target + 2 * T, value, mask=real[:, None])
 
 
@@ -144,7 +149,7 @@ def forward(
     M, top_k, scaling, threshold, keep_scale,
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     T: tl.constexpr, RANKS: tl.constexpr, TOP_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUP: tl.constexpr, MERGE: tl.constexpr, PACK: tl.constexpr,
+    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, MERGE: tl.constexpr, PACK: tl.constexpr,
     PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
 ):
     """x (M, K), weight (N, K), bias (N) or None, lora_a (S, E, R, K), lora_b (S, E, N/S, R), diag (S, E, R) or ranks
@@ -169,10 +174,11 @@ def forward(
     task = claim(flags)
     while task < tasks:
         following = claim(flags)
-        if task < packing:
-            pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN, BP)
-            signal(flags + 2)
-        else:
+        if packing > 0:
+            if task < packing:
+                pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
+                signal(flags + 2)
+        if task >= packing:
             producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
             if row_block < blocks:
                 if producer:
@@ -180,7 +186,7 @@ def forward(
                         _produce(
                             x, lora_a, diag, gates, router, columns, seed, low_rank, t, row_block, part,
                             M, top_k, scaling, threshold, keep_scale,
-                            K, S, E, R, P, T, RANKS, TOP_K, MERGE, BM, BK, BP, ROUTER_WIDTH, TMA)
+                            K, S, E, R, P, T, RANKS, TOP_K, MERGE, BM, BK, BP, ROUTER_WIDTH, GROUPED, TMA)
                         if packing > 0:
                             wait(flags + 2, flags + 3, packing, blocks * produce)
                         if CONSUME:

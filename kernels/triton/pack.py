@@ -13,13 +13,13 @@ from .columns import column_index, load_b
 
 @triton.jit
 def pack_b(lora_b, columns, packed, task, NS: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
-           T: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr):
+           T: tl.constexpr, BN: tl.constexpr):
     """Task `task` of S * ceil(NS / BN): BN rows of one split. lora_b (S, E, NS, R) -> packed (S, NS, T), 0 from P on."""
     per_split: tl.constexpr = (NS + BN - 1) // BN
     split = task // per_split
     n = task % per_split * BN + tl.arange(0, BN)
-    for block in tl.range(0, T // BP, num_stages=1):
-        cols = block * BP + tl.arange(0, BP)
+    for first in tl.range(0, T, 16, num_stages=1):  # few at a time: each element is loaded by its own pointer
+        cols = first + tl.arange(0, 16)
         index = column_index(columns, split, cols, P)
         there = (index >= 0)[None, :] & (n < NS)[:, None]
         value = load_b(lora_b, split, n, index, there, NS, E, R).to(packed.dtype.element_ty)

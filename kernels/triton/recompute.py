@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .columns import adapter_rows, column_index, load_b
 from .dropout import drop, row_keys
-from .low_rank import gate_low_rank
+from .low_rank import gate_low_rank, round_low_rank
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
@@ -17,6 +17,7 @@ def recompute(
     M, top_k, scaling, threshold, keep_scale,
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     RANKS: tl.constexpr, TOP_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
+    ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr,
 ):
     """As `forward`, one program per tile (BM, BN) of y. A split's columns and its router fit one block: P (+ E) <= BP."""
     dtype: tl.constexpr = low_rank.dtype.element_ty
@@ -54,9 +55,10 @@ def recompute(
     writes = real & (in_split == 0)
     gates = row_base(gates, first_row, S * E, False)
     low_rank = row_base(low_rank, first_row, S * P, False)
+    s, logits = round_low_rank(product, product, router, 0, E, R, P, BP, ROUTER_WIDTH, True, GROUPED, dtype)
     t = gate_low_rank(
-        product, product, diag, gates, router, columns, low_rank, split, 0, rows, writes, True, top_k, scaling,
-        S, E, R, P, RANKS, TOP_K, BP, BP, True)
+        s, logits, diag, gates, router, columns, low_rank, split, 0, rows, writes, True, top_k, scaling,
+        S, E, R, P, RANKS, TOP_K, BP, GROUPED)
     there = tl.arange(0, BN) < NS - in_split
     b_tile = load_b(lora_b, split, in_split + n, index, (index >= 0)[None, :] & there[:, None], NS, E, R).to(dtype)
     acc = tl.dot(t, b_tile.T, acc, input_precision="ieee")
