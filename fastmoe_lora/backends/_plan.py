@@ -76,7 +76,6 @@ class Plan:
     per_sm: int = 1  # programs per multiprocessor
     merge: bool = False  # one producer for all splits
     tma: bool = False
-    parts: int = 1  # grad_weight: parts of the token axis per multiprocessor-filling wave
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -199,6 +198,60 @@ def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
     if plan.mode == "queue":
         return ({"PRODUCE": True, "CONSUME": True},)
     return {"PRODUCE": True, "CONSUME": False}, {"PRODUCE": False, "CONSUME": True}
+
+
+def grad_input_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
+    """Compile-time arguments of `grad_input` (without PRODUCE and CONSUME)."""
+    unused = ("TOP_K", "MERGE")
+    return {name: value for name, value in forward_constants(geometry, plan).items() if name not in unused}
+
+
+def grad_input_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
+    """Tasks of one launch of `grad_input` that does both phases."""
+    packing = geometry.splits * _ceil(geometry.split_n, plan.bn) if geometry.packs else 0
+    return _queued(plan, tokens, geometry.splits, _ceil(geometry.k, plan.bn)) + packing
+
+
+def grad_weight_constants(geometry: Geometry, plan: Plan) -> dict[str, int]:
+    """Compile-time arguments of `grad_weight`."""
+    shape = {name: value for name, value in _shape(geometry).items() if name not in ("E", "R")}
+    return shape | {"T": geometry.padded, "BN": plan.bn, "BK": plan.bk, "BP": geometry.block}
+
+
+def grad_weight_tiles(geometry: Geometry, plan: Plan, with_a: bool, with_b: bool) -> int:
+    """Tiles of dA and dB, each of which is split over the tokens."""
+    a = _ceil(geometry.k, plan.bn) * geometry.splits * geometry.padded // geometry.block
+    b = geometry.splits * _ceil(geometry.split_n, plan.bn) * _ceil(geometry.columns, geometry.block)
+    return with_a * a + with_b * b
+
+
+def token_parts(plan: Plan, tiles: int, tokens: int, multiprocessors: int) -> int:
+    """Parts of the token axis that fill the device once, of at least four steps each."""
+    return max(1, min(multiprocessors * plan.per_sm // tiles, _ceil(tokens, 4 * plan.bk)))
+
+
+REDUCE_ROWS, REDUCE_COLUMNS = 64, 32  # tile of `reduce`; 4 warps
+
+
+def reduce_constants(geometry: Geometry) -> dict[str, int | bool]:
+    """Compile-time arguments of `reduce`."""
+    return _shape(geometry) | {
+        "T": geometry.padded,
+        "RANKS": geometry.ranks,
+        "P2": _power_of_two(geometry.columns),
+        "R2": _power_of_two(geometry.max_rank),
+        "BR": REDUCE_ROWS,
+        "BC": REDUCE_COLUMNS,
+    }
+
+
+def reduce_programs(geometry: Geometry, with_a: bool, with_b: bool, with_diag: bool) -> int:
+    """Programs of one launch of `reduce`."""
+    splits, experts = geometry.splits, geometry.experts
+    rows = _ceil(experts * geometry.max_rank + experts, REDUCE_ROWS)
+    a = splits * rows * _ceil(geometry.k, REDUCE_COLUMNS)
+    b = splits * experts * _ceil(geometry.split_n, REDUCE_ROWS)
+    return with_a * a + with_b * b + with_diag * splits * experts
 
 
 def expert_width(geometry: Geometry) -> int:

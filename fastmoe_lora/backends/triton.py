@@ -18,6 +18,11 @@ from ._launch import (
 )
 
 
+if find_spec("triton") is not None:
+    from ..kernels.triton import forward as forward_kernels
+    from ..kernels.triton import grad_input, grad_weight, recompute, reduce
+
+
 def available() -> bool | str:
     """True, or why the kernels cannot run here."""
     if find_spec("triton") is None:
@@ -82,9 +87,6 @@ def run_forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`forward` with a plan of the caller's choice."""
-    from ..kernels.triton import forward as kernels
-    from ..kernels.triton import recompute
-
     check(x)
     tokens = x.shape[0]
     y = x.new_empty(tokens, geometry.n)
@@ -111,7 +113,133 @@ def run_forward(
     target = described(y, plan.bm, plan.bn, plan.tma)
     grid = (min(_plan.forward_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm),)
     for phases in _plan.launches(plan):
-        kernels.forward[grid](
+        forward_kernels.forward[grid](
             source, base, *operands, target, low_rank, workspace, counters, *scalars, **constants, **phases, **options
         )
     return returned
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    diag: Tensor,
+    gates: Tensor,
+    router_weight: Tensor | None,
+    columns: Tensor | None,
+    low_rank: Tensor,
+    scaling: float,
+    dropout: float,
+    seed: Tensor | None,
+    needs: list[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (x, weight, bias, lora_A, lora_B, diag, gates, router_weight), None where ``needs`` is False.
+
+    Two launches (three with dropout) and a reduction for all but dweight and dbias, which are plain matrix products.
+    """
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout)
+    device, tokens = device_name(x.device), x.shape[0]
+    plans = tuple(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
+    operands = grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank
+    return run_backward(geometry, *plans, *operands, scaling, dropout, seed, needs)
+
+
+def run_backward(
+    geometry: _plan.Geometry,
+    input_plan: _plan.Plan,
+    weight_plan: _plan.Plan,
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    diag: Tensor,
+    gates: Tensor,
+    router_weight: Tensor | None,
+    columns: Tensor | None,
+    low_rank: Tensor,
+    scaling: float,
+    dropout: float,
+    seed: Tensor | None,
+    needs: list[bool],
+) -> tuple[Tensor | None, ...]:
+    """`backward` with plans of the caller's choice."""
+    check(x)
+    need_x, need_weight, need_bias, need_a, need_b, need_diag, need_gates, need_router = needs
+    dx = torch.empty_like(x) if need_x else None
+    da = torch.empty_like(lora_A) if need_a else None
+    db = torch.empty_like(lora_B) if need_b else None
+    ddiag = torch.empty_like(diag) if need_diag else None
+    dgates = torch.empty_like(gates) if need_gates else None
+    drouter = torch.empty_like(router_weight) if need_router else None
+    dweight = grad_y.T @ x if need_weight else None
+    dbias = grad_y.sum(0) if need_bias else None
+    gradients = dx, dweight, dbias, da, db, ddiag, dgates, drouter
+    tokens = x.shape[0]
+    if tokens == 0:
+        for gradient in (da, db, ddiag, drouter):
+            if gradient is not None:
+                gradient.zero_()
+        return gradients
+    with_a, with_b = need_a or need_router, need_b
+    if not (need_x or with_a or with_b or need_diag or need_gates):
+        return gradients
+
+    tiles = _plan.grad_weight_tiles(geometry, weight_plan, with_a, with_b)
+    parts = _plan.token_parts(weight_plan, tiles, tokens, multiprocessors(x.device)) if tiles else 0
+    work = _backward_workspace(geometry, input_plan, x, tokens, parts * with_a, parts * with_b)
+    scalars = threshold_bits(dropout), 1 / (1 - dropout)
+
+    options = {"num_warps": input_plan.warps, "num_stages": input_plan.stages}
+    constants = _plan.grad_input_constants(geometry, input_plan)
+    plan = input_plan
+    source = described(grad_y, plan.bm, plan.bk, plan.tma)
+    base = described(weight, plan.bk, plan.bn, plan.tma)
+    target = described(dx, plan.bm, plan.bn, plan.tma) if need_x else None
+    grid = (min(_plan.grad_input_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm),)
+    counters = flags(_plan.flag_count(plan, tokens), x.device)
+    narrow = work["ds"], work["t"], work["packed"], work["ddiag"]
+    phases = _plan.launches(plan) if need_x else ({"PRODUCE": True, "CONSUME": False},)
+    for phase in phases:
+        grad_input.grad_input[grid](
+            source, base, lora_A, lora_B, diag, gates, router_weight, columns, seed, low_rank, target, dgates,
+            *narrow, counters, tokens, scaling, *scalars, **constants, **phase, **options,
+        )  # fmt: skip
+
+    if tiles:
+        options = {"num_warps": weight_plan.warps, "num_stages": weight_plan.stages}
+        grad_weight.grad_weight[(tiles * parts,)](
+            x, grad_y, seed, work["ds"], work["t"], work["partial_a"], work["partial_b"], tokens, parts, *scalars,
+            **_plan.grad_weight_constants(geometry, weight_plan), **options,
+        )  # fmt: skip
+    programs = _plan.reduce_programs(geometry, with_a, with_b, need_diag)
+    if programs:
+        blocks = -(-tokens // input_plan.bm)
+        reduce.reduce[(programs,)](
+            columns, diag, work["partial_a"], work["partial_b"], work["ddiag"], da, db, drouter, ddiag, parts, blocks,
+            **_plan.reduce_constants(geometry), num_warps=4,
+        )  # fmt: skip
+    return gradients
+
+
+def _backward_workspace(
+    geometry: _plan.Geometry, plan: _plan.Plan, x: Tensor, tokens: int, a_parts: int, b_parts: int
+) -> dict[str, Tensor | None]:
+    """One allocation for all that the launches hand to each other: name -> its part, None where it is empty."""
+    width = geometry.splits * geometry.padded
+    wanted = {
+        "ds": (tokens * width, x.dtype),
+        "t": (tokens * width, x.dtype),
+        "packed": (geometry.n * geometry.padded if geometry.packs else 0, x.dtype),
+        "ddiag": (-(-tokens // plan.bm) * width, torch.float32),
+        "partial_a": (a_parts * geometry.k * width, torch.float32),
+        "partial_b": (b_parts * geometry.n * geometry.padded, torch.float32),
+    }
+    sizes = [-(-count * dtype.itemsize // 256) * 256 for count, dtype in wanted.values()]
+    parts = torch.empty(sum(sizes), dtype=torch.uint8, device=x.device).split(sizes)
+    return {
+        name: part.view(dtype) if count else None
+        for (name, (count, dtype)), part in zip(wanted.items(), parts, strict=True)
+    }

@@ -39,10 +39,9 @@ def load_tile(base, rows, first_row, ks, first_k,
 def load_adapter(rows, there, ks, LIMIT: tl.constexpr, MASK: tl.constexpr, dtype: tl.constexpr):
     """Tile (BP, BK) of the rows `adapter_rows` found, in `dtype` (masters may be float32); 0 where there is none."""
     if MASK:
-        there = there[:, None] & (ks < LIMIT)[None, :]
+        return tl.load(rows[:, None] + ks[None, :], mask=there[:, None] & (ks < LIMIT)[None, :], other=0.0).to(dtype)
     else:
-        there = there[:, None]
-    return tl.load(rows[:, None] + ks[None, :], mask=there, other=0.0).to(dtype)
+        return tl.load(rows[:, None] + ks[None, :], mask=there[:, None], other=0.0).to(dtype)
 
 
 @triton.jit

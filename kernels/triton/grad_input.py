@@ -1,0 +1,170 @@
+"""Backward, first launch: dX = dY W + ds A (+ dlogits W_g), and on the way everything that is narrow.
+
+Built like `forward`: producers own a block of rows of one split and contract dY with B over the whole split, so that no
+sum crosses programs; consumers compute a tile of dY W and wait for ds only after their main loop.
+"""
+
+import triton
+import triton.language as tl
+
+from .columns import adapter_rows, column_index
+from .dropout import kept, row_keys
+from .gate_gradient import logit_gradient, split_gradient
+from .pack import load_adapter_b, pack_b
+from .queue import HEADER, claim, leave, place, signal, task_count, wait
+from .tiles import load_adapter, load_tile, row_base, store_tile
+
+# fmt: off
+
+
+@triton.jit
+def _produce(
+    grad_y, lora_b, diag, gates, router, columns, low_rank, packed, ds, t, dgates, ddiag, row_block, split, M, scaling,
+    N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
+    RANKS: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr, WIDTH: tl.constexpr,
+    GROUPED: tl.constexpr, PACK: tl.constexpr, TMA: tl.constexpr,
+):
+    """u = dY B of one block of rows and one split, column block by column block, and what follows from it."""
+    dtype: tl.constexpr = low_rank.dtype.element_ty
+    ROUTED: tl.constexpr = router is not None
+    NS: tl.constexpr = N // S
+    MASK: tl.constexpr = NS % BK != 0
+    GATE_WIDTH: tl.constexpr = BP // R if GROUPED else WIDTH
+    first_row = row_block * BM
+    real = first_row + tl.arange(0, BM) < M
+    rows = tl.minimum(tl.arange(0, BM), M - 1 - first_row)
+    base = row_base(grad_y, first_row, N, TMA)
+    if not TMA:
+        base += split * NS
+    gates = row_base(gates, first_row, S * E, False)
+    low_rank = row_base(low_rank, first_row, S * P, False)
+    ds = row_base(ds, first_row, S * T, False)
+    t = row_base(t, first_row, S * T, False)
+    ddiag += row_block * (S * T)
+    dgate = tl.zeros((BM, GATE_WIDTH), tl.float32)
+    for block in tl.range(0, (P + BP - 1) // BP, num_stages=1):
+        cols = block * BP + tl.arange(0, BP)
+        u = tl.zeros((BM, BP), tl.float32)
+        for first_n in range(0, NS, BK):
+            n = first_n + tl.arange(0, BK)
+            dy_tile = load_tile(base, rows, first_row, n, split * NS + first_n, N, NS, MASK, TMA)
+            b_tile = load_adapter_b(lora_b, packed, columns, split, n, n < NS, cols, NS, E, R, P, T, PACK, dtype)
+            u = tl.dot(dy_tile, b_tile, u, input_precision="ieee")
+        dgate += split_gradient(
+            u, diag, gates, columns, low_rank, ds, t, ddiag, split, block, rows, real, scaling,
+            S, E, R, P, T, RANKS, BP, WIDTH, ROUTED, GROUPED)
+    if dgates is not None:
+        e = tl.arange(0, GATE_WIDTH)
+        target = row_base(dgates, first_row, S * E, False) + rows[:, None] * (S * E) + (split * E + e)[None, :]
+        tl.store(target, dgate, mask=real[:, None] & (e < E)[None, :])
+    if ROUTED:
+        logit_gradient(dgate, gates, ds, split, rows, real, S, E, P, T)
+        if T > (P + BP - 1) // BP * BP:
+            cols = T - BP + tl.arange(0, BP)
+            pointers = ds + rows[:, None] * (S * T) + (split * T + cols)[None, :]
+            nothing = tl.zeros((BM, BP), dtype)
+            tl.store(pointers, nothing, mask=real[:, None] & (cols >= P + E)[None, :])
+
+
+@triton.jit
+def _add_adapter(
+    acc, lora_a, router, columns, ds, rows, k, K: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
+    P: tl.constexpr, T: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr,
+):
+    """acc (BM, BN) + ds A (+ dlogits W_g) of all splits, for output columns k (BN,)."""
+    for step in tl.range(0, S * (T // BP), num_stages=1):
+        split = step // (T // BP)
+        cols = step % (T // BP) * BP + tl.arange(0, BP)
+        ds_tile = tl.load(ds + rows[:, None] * (S * T) + (split * T + cols)[None, :])
+        a_rows, there = adapter_rows(lora_a, router, split, cols, column_index(columns, split, cols, P), K, E, R, P)
+        a_tile = load_adapter(a_rows, there, k, K, K % BN != 0, ds.dtype.element_ty)
+        acc = tl.dot(ds_tile, a_tile, acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def _consume(
+    grad_y, weight, lora_a, router, columns, seed, ds, dx, ready, seen, row_block, part, M, producers,
+    threshold, keep_scale, K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
+    P: tl.constexpr, T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
+    WAIT: tl.constexpr, TMA: tl.constexpr,
+):
+    """One tile (BM, BN) of dX. Without WAIT the adapter's part comes first, where dropout can be applied to it alone."""
+    first_row = row_block * BM
+    first_k = part * BN
+    rows = tl.minimum(tl.arange(0, BM), M - 1 - first_row)
+    k = first_k + tl.arange(0, BN)
+    dy_base = row_base(grad_y, first_row, N, TMA)
+    ds_base = row_base(ds, first_row, S * T, False)
+    acc = tl.zeros((BM, BN), tl.float32)
+    if not WAIT:
+        acc = _add_adapter(acc, lora_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP)
+        if seed is not None:
+            acc = tl.where(kept(row_keys(seed, first_row + rows), k, threshold), acc * keep_scale, 0.0)
+    for first_n in range(0, N, BK):
+        n = first_n + tl.arange(0, BK)
+        dy_tile = load_tile(dy_base, rows, first_row, n, first_n, N, N, N % BK != 0, TMA)
+        weight_rows = tl.minimum(tl.arange(0, BK), N - 1 - first_n)
+        weight_tile = load_tile(weight, weight_rows, first_n, k, first_k, K, K, K % BN != 0, TMA)
+        acc = tl.dot(dy_tile, weight_tile, acc, input_precision="ieee")
+        if not TMA:
+            weight += BK * K
+    if WAIT:
+        wait(ready, seen, producers, (K + BN - 1) // BN)
+        acc = _add_adapter(acc, lora_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP)
+    store_tile(row_base(dx, first_row, K, TMA), acc.to(ds.dtype.element_ty), tl.arange(0, BM), first_row, M - first_row,
+               k, first_k, K, K, TMA)
+
+
+@triton.jit(do_not_specialize=["M", "threshold"])
+def grad_input(
+    grad_y, weight, lora_a, lora_b, diag, gates, router, columns, seed, low_rank, dx, dgates, ds, t, packed, ddiag,
+    flags, M, scaling, threshold, keep_scale,
+    K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
+    T: tl.constexpr, RANKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
+    ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr,
+    PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
+):
+    """grad_y (M, N) and what `forward` had and kept -> dx (M, K) and, unless None, dgates (M, S, E) fp32.
+
+    Workspace, read by `grad_weight` and `reduce`: ds (the gradients of the low-rank product and of the logits) and
+    t, (M, S, T) in x's dtype; ddiag (ceil(M / BM), S, T) fp32, the diagonal's gradient by row block. Besides packed
+    (S, N/S, T) with PACK, and flags (4 + 2 ceil(M / BM)), all 0 before and after.
+    With dropout (seed given) PRODUCE and CONSUME have to be two launches. TMA: grad_y, weight and dx are descriptors.
+    """
+    NS: tl.constexpr = N // S
+    PACK_TILES: tl.constexpr = S * ((NS + BN - 1) // BN)
+    produce: tl.constexpr = S if PRODUCE else 0
+    consume: tl.constexpr = (K + BN - 1) // BN if CONSUME else 0
+    packing: tl.constexpr = PACK_TILES if PACK and PRODUCE else 0
+    blocks = tl.cdiv(M, BM)
+    tasks = packing + task_count(blocks, produce, consume, GROUP)
+    ready = flags + HEADER
+    seen = ready + blocks
+    task = claim(flags)
+    while task < tasks:
+        following = claim(flags)
+        if packing > 0:
+            if task < packing:
+                pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
+                signal(flags + 2)
+        if task >= packing:
+            producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
+            if row_block < blocks:
+                if producer:
+                    if PRODUCE:
+                        if packing > 0:
+                            wait(flags + 2, flags + 3, packing, blocks * produce)
+                        _produce(
+                            grad_y, lora_b, diag, gates, router, columns, low_rank, packed, ds, t, dgates, ddiag,
+                            row_block, part, M, scaling,
+                            N, S, E, R, P, T, RANKS, BM, BK, BP, ROUTER_WIDTH, GROUPED, PACK, TMA)
+                        if CONSUME:
+                            signal(ready + row_block)
+                elif CONSUME:
+                    _consume(
+                        grad_y, weight, lora_a, router, columns, seed, ds, dx, ready + row_block, seen + row_block,
+                        row_block, part, M, produce, threshold, keep_scale,
+                        K, N, S, E, R, P, T, BM, BN, BK, BP, PRODUCE, TMA)
+        task = following
+    leave(flags)
