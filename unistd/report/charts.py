@@ -40,8 +40,9 @@ STYLE = {
 }
 
 
-def learning_curves(log: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], rank_steps: int) -> str:
+def learning_curves(log: Sequence[Mapping[str, Any]], rank_steps: int) -> str:
     """Per task: training error (line) and held-out error (dots) as shares of repeating the last frame, over steps."""
+    baselines = next((record["baselines"] for record in log if "baselines" in record), {})
     tasks = list(baselines)
     columns = min(5, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -52,7 +53,8 @@ def learning_curves(log: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
             axis.set_visible(False)
         for axis, task in zip(axes, tasks, strict=False):
             training = [(r["step"], r["losses"][task] / baselines[task]) for r in log if task in r.get("losses", {})]
-            held_out = [(r["step"], r["val"][task]["mse"] / baselines[task]) for r in log if "val" in r]
+            results = [(r["step"], r["val"][task]) for r in log if "val" in r]
+            held_out = [(step, result["model"]["mse"] / result["repeat_last"]["mse"]) for step, result in results]
             axis.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
             axis.axvspan(0, rank_steps, color=ACCENT, alpha=0.07, linewidth=0)
             if training:
@@ -61,7 +63,7 @@ def learning_curves(log: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
                 axis.plot(*zip(*held_out, strict=True), "o", color=SECOND, markersize=2.6)
             axis.set_title(task, fontsize=9, loc="left", fontweight="bold")
             axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.tick_params(length=0)

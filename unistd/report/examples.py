@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from unistd.metrics import repeat_last
 from unistd.model import UniSTD
-from unistd.report.pictures import error_picture, frame_picture, strip
+from unistd.report.pictures import error_picture, first_channel_limits, frame_picture, strip
 from unistd.tasks import TaskSpec
 
 CANDIDATES = 9  # held-out samples that the shown one is the median of, by the model's error
@@ -44,12 +44,13 @@ def example(model: UniSTD, spec: TaskSpec, dataset: Dataset) -> Example:
     past, truth, forecast = (frames[chosen].numpy() for frames in (inputs, targets, forecasts))
     last = repeat_last(inputs, spec.frames_out)[chosen].numpy()
     largest = float(np.abs(last - truth).mean(1).max()) or 1.0
+    limits = first_channel_limits(np.concatenate((past, truth)))
     inputs_at = _spread(spec.frames_in, SHOWN_IN)
     outputs_at = _spread(spec.frames_out, SHOWN_OUT)
     return Example(
-        inputs=strip([frame_picture(past[t], spec) for t in inputs_at]),
-        truth=strip([frame_picture(truth[t], spec) for t in outputs_at]),
-        forecast=strip([frame_picture(forecast[t], spec) for t in outputs_at]),
+        inputs=strip([frame_picture(past[t], spec, limits) for t in inputs_at]),
+        truth=strip([frame_picture(truth[t], spec, limits) for t in outputs_at]),
+        forecast=strip([frame_picture(forecast[t], spec, limits) for t in outputs_at]),
         error=strip([error_picture(forecast[t] - truth[t], largest) for t in outputs_at]),
         error_last=strip([error_picture(last[t] - truth[t], largest) for t in outputs_at]),
         inputs_at=[t - spec.frames_in + 1 for t in inputs_at],

@@ -27,7 +27,6 @@ def write_report(folder: str | Path) -> Path:
     """Writes report.html of an evaluated run and returns its path. Raises CheckpointError as `open_run` does."""
     run, config, model = open_run(folder)
     results, log = read_results(run), read_log(run.log)
-    baselines = {task: result["repeat_last"]["mse"] for task, result in results.items()}
     datasets = held_out(config, "test")
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
     page = _template().render(
@@ -36,7 +35,7 @@ def write_report(folder: str | Path) -> Path:
         facts=_facts(config, model, results, log),
         rows=_rows(model, results, datasets),
         examples=examples,
-        curves=Markup(learning_curves(log, baselines, config.ranks.epochs * steps_per_epoch(config))),
+        curves=Markup(learning_curves(log, config.ranks.epochs * steps_per_epoch(config))),
         rank_curves=Markup(rank_curves(log)),
         ranks=rank_groups(model),
         max_rank=config.model.max_rank,

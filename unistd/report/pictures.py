@@ -18,12 +18,20 @@ ERROR_COLORMAP = "magma"
 GAP = 2  # transparent pixels between the frames of a strip
 
 
-def frame_picture(frame: np.ndarray, spec: TaskSpec) -> np.ndarray:
-    """A frame (C, H, W) in [0, 1] as RGB uint8 (H, W, 3); unless it has three channels, the first in false colour."""
-    frame = np.clip(frame, 0, 1)
+def frame_picture(frame: np.ndarray, spec: TaskSpec, limits: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+    """A frame (C, H, W) in [0, 1] as RGB uint8 (H, W, 3).
+
+    Unless it has three channels, the first one is shown in false colour, which spans `limits`.
+    """
     if spec.channels == 3:
-        return np.rint(255 * frame.transpose(1, 2, 0)).astype(np.uint8)
-    return colormaps[COLORMAPS[spec.discipline]](frame[0], bytes=True)[..., :3]
+        return np.rint(255 * np.clip(frame, 0, 1).transpose(1, 2, 0)).astype(np.uint8)
+    low, high = limits
+    return colormaps[COLORMAPS[spec.discipline]]((frame[0] - low) / max(high - low, 1e-6), bytes=True)[..., :3]
+
+
+def first_channel_limits(frames: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value of the first channel of frames (T, C, H, W)."""
+    return float(frames[:, 0].min()), float(frames[:, 0].max())
 
 
 def error_picture(error: np.ndarray, largest: float) -> np.ndarray:
@@ -45,6 +53,7 @@ def strip(pictures: Sequence[np.ndarray]) -> str:
 def save_gif(path: Path, frames: np.ndarray, spec: TaskSpec, frames_per_second: float = 6.0) -> None:
     """Frames (T, C, H, W) in [0, 1] as an endless animation, at least 256 pixels high."""
     zoom = -(-256 // spec.height)
-    pictures = [Image.fromarray(frame_picture(frame, spec)) for frame in frames]
+    limits = first_channel_limits(frames)
+    pictures = [Image.fromarray(frame_picture(frame, spec, limits)) for frame in frames]
     pictures = [p.resize((p.width * zoom, p.height * zoom), Image.Resampling.NEAREST) for p in pictures]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0)

@@ -15,8 +15,8 @@ from unistd.training.run import Run
 class RunLog:
     """Averages the steps' losses and writes a record every `every` steps.
 
-    A record is {"step", "losses": {task: mean MSE}, and the values of `step`'s `extra`} or, after an epoch,
-    {"step", "val": {task: {metric: value}}}.
+    A record is {"step", "losses": {task: mean MSE}, and the values of `step`'s `extra`}; before the first step
+    {"step": 0, "baselines": {task: MSE of repeating the last frame}}; after an epoch {"step", "val": results}.
 
     Args:
         first_step: records of an earlier attempt at or after this step are dropped.
@@ -32,6 +32,10 @@ class RunLog:
         self._losses: dict[str, list[float]] = {}
         self._extra: dict[str, float] = {}
         self._step = first_step
+
+    def baselines(self, errors: dict[str, float]) -> None:
+        """Writes the training data's MSE of repeating the last frame, per task."""
+        self._write({"step": 0, "baselines": errors})
 
     def step(self, step: int, losses: dict[str, float], extra: dict[str, float]) -> None:
         """Notes the losses of the tasks in a step; `extra` holds values of which the last one is kept."""
@@ -55,11 +59,10 @@ class RunLog:
             self._board.add_scalar(f"train/{name}", value, self._step)
 
     def validation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
-        """Writes held-out results as `evaluate` returns them, the model's alone."""
-        model = {task: result["model"] for task, result in results.items()}
-        self._write({"step": step, "val": model})
-        for task, metrics in model.items():
-            for name, value in metrics.items():
+        """Writes held-out results as `evaluate` returns them."""
+        self._write({"step": step, "val": results})
+        for task, result in results.items():
+            for name, value in result["model"].items():
                 self._board.add_scalar(f"val_{name}/{task}", value, step)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ from unistd.training.run import Run, build_model
 from unistd.training.settings import changed_keys
 from unistd.training.stop import Stopped, StopRequest
 
-BASELINE_SAMPLES = 16  # training samples per task that the error of repeating the last frame is measured on
+BASELINE_SAMPLES = 64  # training samples per task that the error of repeating the last frame is measured on
 # keys that may differ between a run and its resumption, since no number of the training depends on them
 FREE_KEYS = {"run", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
@@ -90,6 +90,8 @@ class Trainer:
         """
         log = RunLog(self.run, self.config.train.log_every, self.step)
         progress = TrainingProgress(self.console, self.steps, self.step, self.epoch_steps, self.baselines)
+        if self.step == 0:
+            log.baselines(self.baselines)
         validation = held_out(self.config, "val") if self.config.data.val_samples else {}
         self.model.train()
         self._clock = time.perf_counter()
@@ -101,7 +103,6 @@ class Trainer:
                         log.validation(self.step, self.evaluate(validation))
                     if stop.signum is not None or self._checkpoint_due():
                         self.save()
-                        log.flush()
                     if stop.signum is not None and not self.complete:
                         raise Stopped(stop.signum, f"stopped at step {self.step} of {self.steps}, checkpoint saved")
         finally:

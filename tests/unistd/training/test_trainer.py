@@ -1,0 +1,153 @@
+"""The loop: it learns, it mixes, and bad numbers stop it before they do harm."""
+
+import io
+import math
+
+import pytest
+import torch
+from rich.console import Console
+from support.tiny_run import STEPS, tiny_config
+
+from unistd.training.checkpoint import load_checkpoint
+from unistd.training.data import split_datasets
+from unistd.training.evaluate import held_out, tasks_beaten
+from unistd.training.log import read_log
+from unistd.training.progress import sparkline
+from unistd.training.run import Run
+from unistd.training.trainer import Trainer, TrainingError
+
+
+def trainer(folder, changes=None, console=None):
+    return Trainer(tiny_config(folder, changes), Run(folder), console or Console(file=io.StringIO()))
+
+
+def test_training_learns_a_few_samples_of_every_task(tmp_path):
+    learning = trainer(
+        tmp_path, {"train.epochs": 40, "ranks.epochs": 5, "data.train_samples": 2, "data.val_samples": 0}
+    )
+    datasets = split_datasets(learning.specs, "train", learning.config.data, seed=0)
+    learning.fit()
+    results = learning.evaluate(datasets)
+    assert tasks_beaten(results) == ["taxibj", "kth", "enso"]
+    assert all(result["model"]["mse"] < 0.8 * result["repeat_last"]["mse"] for result in results.values()), results
+
+
+def test_records_show_losses_ranks_and_speed(tmp_path):
+    running = trainer(tmp_path)
+    running.fit()
+    records = read_log(running.run.log)
+    steps = [record for record in records if "losses" in record]
+    assert [record["step"] for record in steps] == list(range(1, STEPS + 1))
+    assert all(set(record["losses"]) == {"taxibj", "kth", "enso"} for record in steps)
+    assert [record["step"] for record in records if "val" in record] == [2, 4, 6, 8]
+    assert records[0] == {"step": 0, "baselines": running.baselines}
+    assert steps[0]["window"] == 3
+    assert steps[3]["window"] == 1
+    assert all(record["samples_per_second"] > 0 for record in steps)
+    assert [record["rank_sum"] for record in steps] == pytest.approx([25.0] * STEPS, rel=1e-5)  # 10 experts of 2.5
+    assert any(running.run.tensorboard.iterdir())
+
+
+def test_few_tasks_a_step_reach_all_tasks(tmp_path):
+    running = trainer(tmp_path, {"train.tasks_per_step": 1, "ranks.epochs": 1, "train.epochs": 1})
+    running.fit()
+    seen = [set(record["losses"]) for record in read_log(running.run.log) if "losses" in record]
+    assert all(len(tasks) == 1 for tasks in seen)
+    assert set.union(*seen) == {"taxibj", "kth", "enso"}
+
+
+@pytest.mark.parametrize("loss", ["mse", "relative"])
+def test_objective_weighs_tasks_as_asked(tmp_path, loss):
+    running = trainer(tmp_path, {"optim.loss": loss})
+    running.baselines = {"taxibj": 0.5, "kth": 0.1, "enso": 2.0}
+    errors = {"taxibj": torch.tensor(1.0), "kth": torch.tensor(0.1), "enso": torch.tensor(4.0)}
+    expected = (1 + 0.1 + 4) / 3 if loss == "mse" else (2 + 1 + 2) / 3
+    assert running._objective(errors).item() == pytest.approx(expected)
+
+
+def test_repeating_the_last_frame_is_where_a_residual_model_starts(tmp_path):
+    running = trainer(tmp_path)
+    results = running.evaluate(held_out(running.config, "test"))
+    for result in results.values():
+        assert result["model"] == pytest.approx(result["repeat_last"], rel=1e-6)
+
+
+def spoil(running, step, value):
+    """Puts `value` into one pixel of a training batch."""
+    loader = running.loader
+    running.loader = (
+        {
+            task: (inputs, targets.clone().fill_(value) if task == "kth" else targets)
+            for task, (inputs, targets) in b.items()
+        }
+        if at == step
+        else b
+        for at, b in enumerate(loader)
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_bad_data_stops_training_before_the_weights_change(tmp_path, value):
+    running = trainer(tmp_path)
+    spoil(running, 5, value)
+    with pytest.raises(TrainingError, match=r"step 6: the loss of task 'kth' is (nan|inf); its frames hold NaN or Inf"):
+        running.fit()
+    state = load_checkpoint(running.run.checkpoint)
+    assert state["step"] == 4, "the last good epoch"
+    assert all(torch.isfinite(value).all() for value in running.model.module.state_dict().values())
+
+
+def test_divergence_says_so(tmp_path):
+    running = trainer(tmp_path)
+    with torch.no_grad():
+        running.model.module.decoders["enso"].readout.bias.fill_(1e30)
+    with pytest.raises(
+        TrainingError, match=r"step 1: the loss of task 'enso' is inf; its frames are finite: try a lower"
+    ):
+        running.fit()
+
+
+@pytest.mark.parametrize("clip", ["null", 1.0])
+def test_infinite_gradient_stops_training_before_the_weights_change(tmp_path, clip):
+    running = trainer(tmp_path, {"optim.clip": None if clip == "null" else clip})
+    weight = running.model.module.decoders["kth"].readout.weight
+    weight.register_hook(lambda gradient: gradient * math.inf)
+    before = {name: value.clone() for name, value in running.model.module.state_dict().items()}
+    with pytest.raises(TrainingError, match="step 1: the gradient is NaN or Inf"):
+        running.fit()
+    after = running.model.module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_data_that_never_change_are_an_error(tmp_path, monkeypatch):
+    from unistd.training import data
+
+    def still(spec, split, root, length, seed):
+        frames = torch.zeros(spec.frames_in, spec.channels, spec.height, spec.width)
+        return [(frames, torch.zeros(spec.target_shape))] * length
+
+    monkeypatch.setattr(data, "build_dataset", still)
+    with pytest.raises(TrainingError, match=r"task 'taxibj': the error of repeating the last frame is 0\.0"):
+        trainer(tmp_path)
+
+
+def test_progress_shows_what_a_person_needs(tmp_path):
+    out = io.StringIO()
+    trainer(tmp_path, console=Console(file=out, force_terminal=True, width=110)).fit()
+    for piece in ("epoch 4/4", "ranks frozen", "8/8", "samples/s", "left", "taxibj", "kth", "enso", "of repeat-last"):
+        assert piece in out.getvalue(), piece
+
+
+def test_without_a_terminal_one_line_an_epoch(tmp_path):
+    out = io.StringIO()
+    trainer(tmp_path, console=Console(file=out, width=160)).fit()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("epoch 1/4 · ranks learning")
+    assert "step 8/8" in lines[3]
+
+
+def test_sparkline_follows_the_values():
+    assert sparkline([1.0, 0.1, 0.01]) == "█▅▁"
+    assert sparkline([]) == ""
+    assert len(sparkline([0.5, 0.5])) == 2
