@@ -1,0 +1,205 @@
+#include "amx.h"
+
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define FASTMOE_LORA_AMX 1
+#endif
+
+#ifdef FASTMOE_LORA_AMX
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own intrinsics
+#endif
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace fastmoe_lora::amx {
+
+#ifndef FASTMOE_LORA_AMX
+
+bool available() { return false; }
+Tiles::Tiles() { throw std::logic_error("AMX is not available"); }
+Tiles::~Tiles() = default;
+void Tiles::linear(int64_t, int64_t, const Term*, int64_t, const float*, int64_t, const float*, uint16_t*, int64_t) {}
+void Tiles::sum(int64_t, int64_t, const Term*, int64_t, float*, int64_t, bool) {}
+void Tiles::flush() {}
+void transpose_pairs(const uint16_t* const*, uint32_t*, int64_t) {}
+
+#else
+
+#define TARGET __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
+#define INLINE TARGET static inline __attribute__((always_inline))
+
+namespace {
+
+struct alignas(64) Configuration {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+bool detect() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool tiles = (d >> 24 & 1) && (d >> 22 & 1), avx512 = (b >> 16 & 1) && (b >> 30 & 1) && (b >> 31 & 1);
+  if (!tiles || !avx512 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Two rows' worth of 16 accumulators, plus bias, as 32 bfloat16.
+INLINE __m512i rounded(const float* row, __m512 bias0, __m512 bias1) {
+  const __m512 low = _mm512_add_ps(_mm512_load_ps(row), bias0);
+  const __m512 high = _mm512_add_ps(_mm512_load_ps(row + 16), bias1);
+  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+// The next rows of a pending block.
+INLINE void write_rows(Tiles::Pending& p, int64_t rows) {
+  const int64_t end = std::min(p.done + rows, p.rows);
+  const __m512 zero = _mm512_setzero_ps();
+  const __m512 bias0 = p.bias ? _mm512_loadu_ps(p.bias) : zero, bias1 = p.bias ? _mm512_loadu_ps(p.bias + 16) : zero;
+  const __mmask32 mask = p.columns == kPanel ? ~0u : (1u << p.columns) - 1;
+  for (; p.done < end; p.done++)
+    _mm512_mask_storeu_epi16(p.out + p.done * p.ld_out, mask, rounded(p.block + p.done * kPanel, bias0, bias1));
+}
+
+// Constructors and destructors do not take a target of their own.
+TARGET void load_configuration(const Configuration& configuration) { asm volatile("ldtilecfg %0" ::"m"(configuration)); }
+TARGET void release() { _tile_release(); }
+
+}  // namespace
+
+bool available() {
+  static const bool result = detect();
+  return result;
+}
+
+Tiles::Tiles() { load_configuration(Configuration()); }
+
+Tiles::~Tiles() {
+  flush();
+  release();
+}
+
+TARGET void Tiles::flush() { write_rows(pending_, kRows); }
+
+// Accumulates A x B tiles (rows x columns in units of 16) in tiles 0..3. While it does, the pending block is written.
+template <int A, int B>
+TARGET void Tiles::product(const Term* terms, int64_t count, int64_t panel, const float* init, int64_t ld_init) {
+  if (init) {
+    const int64_t stride = ld_init * 4;
+    _tile_loadd(0, init, stride);
+    if constexpr (B > 1) _tile_loadd(1, init + 16, stride);
+    if constexpr (A > 1) _tile_loadd(2, init + 16 * ld_init, stride);
+    if constexpr (A > 1 && B > 1) _tile_loadd(3, init + 16 * ld_init + 16, stride);
+  } else {
+    _tile_zero(0);
+    if constexpr (B > 1) _tile_zero(1);
+    if constexpr (A > 1) _tile_zero(2);
+    if constexpr (A > 1 && B > 1) _tile_zero(3);
+  }
+  for (int64_t i = 0; i < count; i++) {
+    const Term& term = terms[i];
+    const int64_t stride = term.lda * 2;
+    const uint16_t *a0 = term.a, *a1 = term.a + 16 * term.lda, *b = term.b + panel * term.k * kPanel;
+    for (int64_t k = 0; k < term.k; k += kStep, a0 += kStep, a1 += kStep, b += kStep * kPanel) {
+      _tile_loadd(6, b, 4 * kPanel);
+      _tile_loadd(4, a0, stride);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (B > 1) {
+        _tile_loadd(7, b + kPanel, 4 * kPanel);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (A > 1) {
+        _tile_loadd(5, a1, stride);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      if (pending_.done < pending_.rows) write_rows(pending_, 2);
+      if constexpr (A > 1 && B > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+}
+
+template <int A, int B>
+INLINE void store(float* c, int64_t ldc) {
+  const int64_t stride = ldc * 4;
+  _tile_stored(0, c, stride);
+  if constexpr (B > 1) _tile_stored(1, c + 16, stride);
+  if constexpr (A > 1) _tile_stored(2, c + 16 * ldc, stride);
+  if constexpr (A > 1 && B > 1) _tile_stored(3, c + 16 * ldc + 16, stride);
+}
+
+TARGET void Tiles::linear(int64_t m, int64_t n, const Term* terms, int64_t count, const float* init, int64_t ld_init,
+                          const float* bias, uint16_t* out, int64_t ld_out) {
+  for (int64_t j = 0; j < n; j += kPanel) {
+    const float* from = init ? init + j : nullptr;
+    float* block = blocks_[current_];
+    if (m > 16) {
+      product<2, 2>(terms, count, j / kPanel, from, ld_init);
+      flush();
+      store<2, 2>(block, kPanel);
+    } else {
+      product<1, 2>(terms, count, j / kPanel, from, ld_init);
+      flush();
+      store<1, 2>(block, kPanel);
+    }
+    pending_ = {block, bias ? bias + j : nullptr, out + j, ld_out, m, std::min(kPanel, n - j), 0};
+    current_ ^= 1;
+  }
+}
+
+TARGET void Tiles::sum(int64_t m, int64_t n, const Term* terms, int64_t count, float* c, int64_t ldc, bool add) {
+  for (int64_t j = 0; j < n; j += kPanel) {
+    const int64_t panel = j / kPanel;
+    const float* from = add ? c + j : nullptr;
+    if (m > 16 && n - j > 16) {
+      product<2, 2>(terms, count, panel, from, ldc);
+      store<2, 2>(c + j, ldc);
+    } else if (m > 16) {
+      product<2, 1>(terms, count, panel, from, ldc);
+      store<2, 1>(c + j, ldc);
+    } else if (n - j > 16) {
+      product<1, 2>(terms, count, panel, from, ldc);
+      store<1, 2>(c + j, ldc);
+    } else {
+      product<1, 1>(terms, count, panel, from, ldc);
+      store<1, 1>(c + j, ldc);
+    }
+  }
+}
+
+TARGET void transpose_pairs(const uint16_t* const rows[16], uint32_t* out, int64_t out_columns) {
+  __m512i r[16], s[16];
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows[i]);
+  for (int i = 0; i < 8; i++) {
+    s[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    s[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; i++) {
+    r[4 * i] = _mm512_unpacklo_epi64(s[4 * i], s[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(s[4 * i], s[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(s[4 * i + 1], s[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(s[4 * i + 1], s[4 * i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {  // lane l of r[4q + i] holds column 4l + i of rows 4q .. 4q + 3
+    s[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+    s[4 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+    s[8 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+    s[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+  }
+  for (int i = 0; i < 4; i++) {
+    _mm512_storeu_si512(out + i * out_columns, _mm512_shuffle_i32x4(s[i], s[4 + i], 0x88));
+    _mm512_storeu_si512(out + (4 + i) * out_columns, _mm512_shuffle_i32x4(s[8 + i], s[12 + i], 0x88));
+    _mm512_storeu_si512(out + (8 + i) * out_columns, _mm512_shuffle_i32x4(s[i], s[4 + i], 0xdd));
+    _mm512_storeu_si512(out + (12 + i) * out_columns, _mm512_shuffle_i32x4(s[8 + i], s[12 + i], 0xdd));
+  }
+}
+
+#endif
+
+}  // namespace fastmoe_lora::amx

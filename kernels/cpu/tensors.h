@@ -1,0 +1,86 @@
+// The little of ATen that is needed, and scratch memory.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <tuple>
+#include <vector>
+
+#include "engine.h"
+#include "number.h"
+
+namespace fastmoe_lora {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// One allocation that is handed out in aligned pieces: first all sizes are reserved, then memory is taken.
+class Scratch {
+ public:
+  template <class T>
+  int64_t reserve(int64_t elements) {
+    const int64_t at = bytes_;
+    bytes_ += round_up(elements * int64_t(sizeof(T)), 64);
+    return at;
+  }
+  int64_t bytes() const { return bytes_; }
+  void take(int64_t copies = 1) { memory_ = at::empty({bytes_ * copies}, at::kByte); }
+  template <class T>
+  T* at(int64_t offset, int64_t copy = 0) const {
+    return reinterpret_cast<T*>(static_cast<char*>(memory_.data_ptr()) + copy * bytes_ + offset);
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  Tensor memory_;
+};
+
+// function(i) for i in [0, n), on up to torch.get_num_threads() threads, one contiguous range each.
+template <class F>
+void parallel(int64_t n, const F& function) {
+  at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) function(i);
+  });
+}
+
+// The same for a fixed number of workers whose results are kept apart: worker w gets units [begin, end).
+struct Range {
+  int64_t begin, end;
+};
+inline Range share(int64_t units, int64_t worker, int64_t workers) {
+  return {units * worker / workers, units * (worker + 1) / workers};
+}
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+// Calls function(T{}) with the storage type of `tensor`.
+template <class F>
+void with_type(const Tensor& tensor, const F& function) {
+  if (tensor.scalar_type() == at::kFloat)
+    function(float());
+  else if (tensor.scalar_type() == at::kBFloat16)
+    function(BFloat16());
+  else
+    function(Half());
+}
+
+// The same for the adapters, whose type is float32 or the storage type T of everything else.
+template <class T, class F>
+void with_adapter_type(const Tensor& tensor, const F& function) {
+  if (tensor.scalar_type() == at::kFloat)
+    function(float());
+  else
+    function(T());
+}
+
+}  // namespace fastmoe_lora
