@@ -1,21 +1,50 @@
 """Build of fastmoe_lora and unistd; `pyproject.toml` holds the settings of the tools."""
 
+from glob import glob
+
 from setuptools import find_packages, setup
+
+
+def compiled_backend() -> dict:
+    """Arguments of setup() that build the CPU backend. Without torch or a compiler the install goes on without it."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        print("fastmoe_lora: no torch at build time, so no compiled CPU backend (pip install --no-build-isolation)")
+        return {}
+
+    class OptionalBuild(BuildExtension):
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:
+                print(f"fastmoe_lora: the CPU backend does not compile here, so it is left out: {error}")
+                self.extensions = []
+
+    # Baseline instructions only: what is faster on newer processors is compiled beside it and chosen at run time.
+    flags = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+    extension = CppExtension(
+        "fastmoe_lora._cpu", sorted(glob("kernels/cpu/*.cpp")), extra_compile_args=flags, extra_link_args=["-fopenmp"]
+    )
+    build = OptionalBuild.with_options(no_python_abi_suffix=True)
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": build}}
+
 
 setup(
     name="fastmoe_lora",
     version="0.1.0",
-    description="Routed LoRA experts with learned ranks as one fast operator, and UniSTD, the spatio-temporal model on top",
+    description="Routed LoRA experts with learned ranks as one operator, and UniSTD, the spatio-temporal model on top",
     python_requires=">=3.11",
     packages=[*find_packages(include=["fastmoe_lora*", "unistd*"]), "fastmoe_lora.kernels.triton"],
-    # kernels/ holds device code only. A top-level package `kernels` belongs to Hugging Face, so it is installed below ours.
+    # kernels/ holds device code only. A top-level package `kernels` belongs to Hugging Face, so it goes below ours.
     package_dir={"fastmoe_lora.kernels.triton": "kernels/triton"},
-    package_data={"unistd": ["configs/*.yaml"]},
+    package_data={"unistd": ["configs/*.yaml", "report/*.j2"], "fastmoe_lora": ["backends/*.json"]},
     entry_points={"console_scripts": ["unistd = unistd.cli:main"]},
     install_requires=["torch>=2.11", "safetensors>=0.4"],
     extras_require={
         "unistd": [
             "h5py>=3.10",
+            "jinja2>=3",
             "jsonargparse[signatures]>=4.40",
             "lightning-fabric>=2.5",
             "matplotlib>=3.8",
@@ -39,4 +68,5 @@ setup(
             "triton>=3.6",
         ],
     },
+    **compiled_backend(),
 )
