@@ -1,0 +1,7 @@
+"""The adapted layer's forward and backward pass beside all peers, on the same weights and in the same rounds."""
+
+from bench.layer import run
+
+
+def main(arguments: list[str]) -> None:
+    run("backward", arguments, gradients=True)

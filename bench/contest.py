@@ -1,0 +1,139 @@
+"""One contest over the layer: every entrant built on the same weights, checked, then all timed in the same rounds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.peers import PEERS, Peer
+from bench.problem import Problem, Weights, allowed_error, relative_error, results
+from bench.record import FAILED, MEASURED, UNAVAILABLE, WRONG, Entry, Group
+from bench.timing import describe, interleaved
+
+
+@dataclass
+class Entrant:
+    """A peer ready to run: its entry in the record, its module and its input."""
+
+    entry: Entry
+    peer: Peer
+    x: Tensor
+    grad: Tensor
+
+    def forward(self) -> object:
+        with torch.no_grad():
+            return self.peer(self.x)
+
+    def forward_backward(self) -> object:
+        """y and the gradients of x and of all parameters that learn; nothing is accumulated."""
+        x = self.x.requires_grad_()
+        parts = self.peer(x)
+        wanted = [x, *(p for group in self.peer.trainable().values() for p in group)]
+        return parts, torch.autograd.grad(parts, wanted, self.grad.chunk(len(parts), dim=1))
+
+    def call(self, gradients: bool) -> Callable[[], object]:
+        return self.forward_backward if gradients else self.forward
+
+
+class Judge:
+    """The exact results of a problem in float64, and plain torch's in the dtype at hand, computed when first needed."""
+
+    def __init__(self, weights: Weights, gradients: bool):
+        self.weights, self.gradients = weights, gradients
+        self._known: dict[tuple[bool, bool], tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+
+    def check(self, entrant: Entrant) -> None:
+        """Notes the largest error in proportion to what it may be; the entry's status becomes "wrong" beyond that."""
+        peer, entry = entrant.peer, entrant.entry
+        exact, plain = self._results(peer)
+        worst = 0.0
+        for name, found in self._found(entrant).items():
+            found = found.reshape(exact[name].shape)
+            error = relative_error(found, exact[name]) if found.isfinite().all() else float("inf")
+            allowed = allowed_error(plain[name], exact[name], peer.roundings(self.weights))
+            if not error / allowed <= worst or entry.error is None:
+                entry.error, entry.allowed, worst = error, allowed, error / allowed
+            if not error <= allowed:
+                entry.status = WRONG
+                entry.reason = f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
+                return
+
+    def _results(self, peer: Peer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        key = peer.learns_ranks, peer.gated
+        if key not in self._known:
+            weights = peer.problem(self.weights)
+            self._known[key] = results(weights.double(), self.gradients), results(weights, self.gradients)
+        return self._known[key]
+
+    def _found(self, entrant: Entrant) -> dict[str, Tensor]:
+        if not self.gradients:
+            return {"y": torch.cat(tuple(entrant.forward()), dim=1)}
+        parts, (grad_x, *gradients) = entrant.forward_backward()
+        flat, found = iter(gradients), {}
+        for name, parameters in entrant.peer.trainable().items():
+            found[name] = torch.cat([next(flat).flatten() for _ in parameters])
+        return {"y": torch.cat(tuple(parts), dim=1).detach(), "x": grad_x, **entrant.peer.canonical(found)}
+
+
+def contest(
+    problem: Problem,
+    dtype: torch.dtype,
+    *,
+    device: torch.device,
+    names: Sequence[str],
+    gradients: bool,
+    seconds: float,
+    min_rounds: int = 5,
+    graphs: bool = False,
+    check_tokens: int | None = None,
+) -> Group:
+    """Forward (``gradients``: and backward) of all named entrants on one problem. Nothing an entrant does can stop it.
+
+    ``check_tokens``: how many tokens the check uses; None: all, so that a compiled entrant is checked as it is timed.
+    """
+    weights = problem.weights(dtype, device)
+    group = Group(problem.name, _name(dtype), problem.shape, mode="graph" if graphs else "eager")
+    entrants = enter(weights, device, names, gradients=gradients, check_tokens=check_tokens)
+    group.entries = [entrant.entry if isinstance(entrant, Entrant) else entrant for entrant in entrants]
+    ready = [e for e in entrants if isinstance(e, Entrant) and e.entry.status == MEASURED]
+    functions = {entrant.entry.name: entrant.call(gradients) for entrant in ready}
+    samples, failures = interleaved(functions, device, seconds, min_rounds, graphs=graphs)
+    for name, values in samples.items():
+        group.entry(name).samples = values
+    for name, reason in failures.items():
+        group.entry(name).status, group.entry(name).reason = FAILED, reason
+    torch.compiler.reset()  # graphs of this shape would count against the next one's limit
+    return group
+
+
+def enter(
+    weights: Weights, device: torch.device, names: Sequence[str], *, gradients: bool, check_tokens: int | None = None
+) -> list[Entrant | Entry]:
+    """Builds and checks the entrants; an `Entry` alone stands for one that cannot run, with the reason."""
+    few = weights if check_tokens is None else weights.first_tokens(check_tokens)
+    judge = Judge(few, gradients)
+    return [_enter(PEERS[name], weights, few, judge, device) for name in names]
+
+
+def _enter(kind: type[Peer], weights: Weights, few: Weights, judge: Judge, device: torch.device) -> Entrant | Entry:
+    entry = Entry(kind.name, kind.title, kind.ours, note=kind.note)
+    reason = kind.unavailable(device, weights)
+    if judge.gradients and not kind.trains:
+        reason = kind.note
+    if reason:
+        entry.status, entry.reason = UNAVAILABLE, reason
+        return entry
+    try:
+        peer = kind(kind.problem(weights))
+        entrant = Entrant(entry, peer, peer.prepare(weights.x.clone()), weights.grad)
+        if kind.complete:
+            judge.check(Entrant(entry, peer, peer.prepare(few.x.clone()), few.grad))
+    except Exception as error:
+        entry.status, entry.reason = FAILED, describe(error)
+        return entry
+    return entrant
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,7 @@
+"""UniSTD's inference: every backend, mixed batches or one task after another, beside SimVP-gSTA."""
+
+from bench.model_contest import run
+
+
+def main(arguments: list[str]) -> None:
+    run("model", arguments, training=False)

@@ -1,0 +1,49 @@
+"""Figures from the recorded results, and the READMEs' tables between their markers."""
+
+import argparse
+from pathlib import Path
+
+from bench.machine import ROOT
+from bench.record import RESULTS, Record, load
+from bench.tables import between_markers, section
+
+NAMES = ("layer", "backward", "memory", "model", "train", "scaling")
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench plot", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files; figures go there too")
+    parser.add_argument("--readme", type=Path, nargs="*", default=[ROOT / "README.md", ROOT / "bench" / "README.md"])
+    parser.add_argument("--no-figures", action="store_true", help="tables alone")
+    given = parser.parse_args(arguments)
+    files = [given.results / f"{name}{suffix}.json" for suffix in ("", "-cuda") for name in NAMES]
+    records = {file.stem: load(file) for file in files if file.is_file()}
+    if not records:
+        parser.error(f"{given.results}: holds none of {', '.join(NAMES)} as .json")
+    for stem, record in records.items():
+        if not given.no_figures:
+            draw(record, given.results / stem)
+    for readme in given.readme:
+        fill(readme, records)
+
+
+def draw(record: Record, stem: Path) -> None:
+    from bench import charts
+
+    for suffix, figure in charts.figures(record).items():
+        file = stem.with_name(f"{stem.name}{suffix}.png")
+        charts.save(figure, file)
+        print(f"wrote {file}")
+
+
+def fill(readme: Path, records: dict[str, Record]) -> None:
+    """Puts each record's table between its markers; says which have no place in this file."""
+    text, missing = readme.read_text(), []
+    for name, record in records.items():
+        filled = between_markers(text, name, section(record))
+        if filled is None:
+            missing.append(name)
+        else:
+            text = filled
+    readme.write_text(text)
+    print(f"wrote {readme}" + (f" (no markers for {', '.join(missing)})" if missing else ""))

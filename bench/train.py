@@ -1,0 +1,7 @@
+"""A training step of UniSTD: every backend, mixed batches or one task after another, beside SimVP-gSTA."""
+
+from bench.model_contest import run
+
+
+def main(arguments: list[str]) -> None:
+    run("train", arguments, training=True)
