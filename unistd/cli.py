@@ -183,6 +183,6 @@ def keys_help() -> str:
     """Every key of a config with its type, default and meaning."""
     lines = ["keys of a config:"]
     for key, kind, default, meaning in describe_keys():
-        lines += textwrap.wrap(f"{meaning} ({kind}; default {default})", 116, initial_indent=f"  {key:<26} ",
-                               subsequent_indent=" " * 29)  # fmt: skip
+        lines += textwrap.wrap(f"{meaning} ({kind}; default {default})", 116, initial_indent=f"  {key:<28} ",
+                               subsequent_indent=" " * 31)  # fmt: skip
     return "\n".join(lines)

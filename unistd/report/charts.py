@@ -10,13 +10,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 # drawn in these colours, which are then replaced by the page's
 INK, MUTED, GRID, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506", "#050607"
 PAGE_COLOURS = {
     INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACCENT: "var(--accent)", SECOND: "var(--second)",
 }  # fmt: skip
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 STYLE = {
     "svg.fonttype": "none",
     "figure.facecolor": "none",
@@ -63,7 +64,7 @@ def learning_curves(log: Sequence[Mapping[str, Any]], rank_steps: int) -> str:
                 axis.plot(*zip(*held_out, strict=True), "o", color=SECOND, markersize=2.6)
             axis.set_title(task, fontsize=9, loc="left", fontweight="bold")
             axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+            axis.yaxis.set_major_locator(FixedLocator(TICKS))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.tick_params(length=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
-TREND = 24  # characters of a trend line
+TREND = 24  # characters of the trend line of a whole run
 
 
 class TrainingProgress:
@@ -29,7 +28,7 @@ class TrainingProgress:
     def __init__(self, console: Console, steps: int, done: int, epoch_steps: int, baselines: dict[str, float]) -> None:
         self.console, self.steps, self.epoch_steps, self.baselines = console, steps, epoch_steps, baselines
         self._smooth: dict[str, float] = {}
-        self._trends = {task: deque(maxlen=TREND) for task in baselines}
+        self._trends: dict[str, list[float]] = {task: [] for task in baselines}
         self._bar = Progress(
             TextColumn("[bold]{task.fields[phase]}"),
             BarColumn(bar_width=28),
@@ -56,7 +55,8 @@ class TrainingProgress:
         for task, loss in losses.items():
             old = self._smooth.get(task, loss)
             self._smooth[task] = 0.9 * old + 0.1 * loss
-            self._trends[task].append(self._smooth[task])
+            if step % max(1, self.steps // TREND) == 0:
+                self._trends[task].append(self._smooth[task])
         epoch = min(-(-step // self.epoch_steps), self.steps // self.epoch_steps)
         speed = f"{samples_per_second:.0f} samples/s"
         phase = f"epoch {epoch}/{self.steps // self.epoch_steps} · {ranks}"
@@ -87,7 +87,7 @@ class TrainingProgress:
                     task,
                     f"{self._smooth[task]:.5f}",
                     Text(f"{share:.2f}", style=colour),
-                    Text(sparkline(list(self._trends[task])), style="cyan"),
+                    Text(sparkline(self._trends[task]), style="cyan"),
                 )
         return Group(self._bar, table)
 
