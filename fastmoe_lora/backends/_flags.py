@@ -1,4 +1,4 @@
-"""Counters for kernels whose programs wait for each other: int32, 0 before a launch and, by the kernel's own doing, 0 after it."""
+"""Counters for kernels whose programs wait for each other: int32, 0 before a launch and, by its own doing, after it."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ _for_graphs: dict[torch.device, tuple[Tensor, int]] = {}
 def flags(count: int, device: torch.device) -> Tensor:
     """At least ``count`` zeros that no launch running at the same time uses.
 
-    Launches on one stream follow each other and share. A launch captured in a CUDA graph may be replayed beside any other, so it owns its counters.
+    Launches on one stream follow each other and share. A launch captured in a CUDA graph may be replayed beside any
+    other, so it owns its counters.
     """
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _owned(count, device)
@@ -25,7 +26,7 @@ def flags(count: int, device: torch.device) -> Tensor:
 
 
 def reserve(device: torch.device) -> None:
-    """Zeros for later captures, made outside of any capture so that no captured launch needs a second node to clear its own."""
+    """Zeros for later captures, made outside of any: a captured launch then needs no second node to clear its own."""
     if device.type == "cuda" and device not in _for_graphs:
         _for_graphs[device] = torch.zeros(_CHUNK, dtype=torch.int32, device=device), 0
 

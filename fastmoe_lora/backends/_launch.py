@@ -1,4 +1,4 @@
-"""What every launch needs from torch: the device's section of the plan table, its size, descriptors, dropout's integers."""
+"""What every launch needs from torch: the device's name and size, the geometry, descriptors, dropout's integers."""
 
 import os
 from functools import cache
@@ -77,6 +77,6 @@ def described(tensor: Tensor, rows: int, columns: int, tma: bool):
 
 
 def threshold_bits(p: float) -> int:
-    """The 32 bits of floor(p 2^32) as a signed integer: a kernel's integer argument is then 32 bits wide for every p."""
+    """The 32 bits of floor(p 2^32) as a signed integer: the kernels' argument is then 32 bits wide for every p."""
     value = int(p * 2**32)
     return value - 2**32 if value >= 2**31 else value

@@ -15,7 +15,7 @@ KINDS = ("forward", "grad_input", "grad_weight")
 
 @dataclass(frozen=True)
 class Geometry:
-    """All that a kernel is specialised to but the number of tokens: y (M, N) = x (M, K) ..., S splits, E experts, R ranks, P columns a split."""
+    """What a kernel is specialised to, all but the number of tokens: the operator's K, N, S, E, R, P and options."""
 
     k: int
     n: int
@@ -42,7 +42,7 @@ class Geometry:
 
     @property
     def block(self) -> int:
-        """Width BP of a block of columns: the smallest power of two from 16 (the least a matrix unit contracts) to 64 that holds them all."""
+        """Width BP of a block of columns: a power of two that holds all, 16 (the least for a matrix unit) to 64."""
         return min(64, max(16, _power_of_two(self.low_rank_width)))
 
     @property
@@ -87,18 +87,19 @@ class Plan:
 
 
 def architecture(name: str) -> str:
-    """Section of the plan table for a device: "sm_90", "gfx942", ... -> a section; "small" where shared memory is unknown or below 160 KB."""
+    """Section of the plan table for a device; "small" where shared memory is unknown or below 160 KB."""
     family = {"sm_80": "sm_80", "sm_87": "sm_80", "sm_90": "sm_90", "sm_100": "sm_100", "sm_103": "sm_100"}
     return family.get(name, "gfx942" if name.startswith("gfx9") else "small")
 
 
 def choose(kind: str, device: str, geometry: Geometry, tokens: int) -> Plan:
-    """The first plan of the table's section for `device` that matches and can run; TMA is dropped where alignment forbids it."""
+    """The first plan of the table's section for `device` that serves the geometry and can run it."""
     return _choose(kind, architecture(device), geometry, _bucket(tokens))
 
 
 def table(path: Path = PLANS) -> dict[str, dict[str, list[dict]]]:
-    """architecture -> kind -> rows in order of preference. A row is a `Plan` and what it is for: bits, and m (largest M), n, k, width or null."""
+    """architecture -> kind -> rows in order of preference. A row is a `Plan` and what it is for: bits, and
+    optionally m (largest M), n, k, width (of a block of low-rank columns), grouped (see `Geometry.grouped`)."""
     return json.loads(path.read_text())
 
 
@@ -107,9 +108,17 @@ def plan_of(row: dict) -> Plan:
     return Plan(**{key: value for key, value in row.items() if key in names})
 
 
+def serves(row: dict, geometry: Geometry) -> bool:
+    """Whether a row of the table is meant for this geometry, the number of tokens aside."""
+    is_ = {name: getattr(geometry, name) for name in ("n", "k", "bits", "grouped")} | {"width": geometry.block}
+    return all(row.get(name) in (None, value) for name, value in is_.items())
+
+
 def runs(kind: str, plan: Plan, geometry: Geometry) -> bool:
     """Whether the kernel's own conditions hold."""
-    return plan.mode != "recompute" or (kind == "forward" and geometry.padded == geometry.block)
+    if plan.mode == "recompute" and not (kind == "forward" and geometry.padded == geometry.block):
+        return False
+    return not plan.tma or _tma(kind, plan, geometry)
 
 
 def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
@@ -126,7 +135,7 @@ def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
 
 
 def _tma(kind: str, plan: Plan, geometry: Geometry) -> bool:
-    """Rows 16-byte aligned, and no tile that reaches into the next split."""
+    """Descriptors need rows aligned to 16 bytes, and no tile may reach into the next split."""
     aligned = geometry.k * geometry.bits % 128 == 0 and geometry.n * geometry.bits % 128 == 0
     step = plan.bn if kind == "forward" else plan.bk
     return kind != "grad_weight" and aligned and (geometry.splits == 1 or geometry.split_n % step == 0)
@@ -135,8 +144,7 @@ def _tma(kind: str, plan: Plan, geometry: Geometry) -> bool:
 @cache
 def _choose(kind: str, section: str, geometry: Geometry, bucket: int) -> Plan:
     for row in _table()[section][kind]:
-        wanted = {"n": geometry.n, "k": geometry.k, "width": geometry.block, "bits": geometry.bits}
-        if all(row.get(name) in (None, value) for name, value in wanted.items()) and bucket <= (row.get("m") or bucket):
+        if serves(row, geometry) and bucket <= (row.get("m") or bucket):
             plan = plan_of(row)
             if runs(kind, plan, geometry):
                 return fit(kind, plan, geometry)

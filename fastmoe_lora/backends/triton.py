@@ -17,7 +17,6 @@ from ._launch import (
     threshold_bits,
 )
 
-
 if find_spec("triton") is not None:
     from ..kernels.triton import forward as forward_kernels
     from ..kernels.triton import grad_input, grad_weight, recompute, reduce

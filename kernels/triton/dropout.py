@@ -1,4 +1,4 @@
-"""Dropout that is never stored: the mask of element (m, k) is a hash of the seed, m and k, made again wherever it is needed.
+"""Dropout that is never stored: the mask of element (m, k) is a hash of the seed, m and k, made wherever it is needed.
 
 The integer mixer is "lowbias32" (Chris Wellons, "Prospecting for Hash Functions", 2018).
 """
@@ -27,7 +27,7 @@ def row_keys(seed, rows):
 
 @triton.jit
 def kept(keys, ks, threshold):
-    """keys (BM,) uint32, ks (BK,) columns of x, threshold: the 32 bits of floor(p 2^32) -> (BM, BK) bool, True with probability 1 - p."""
+    """keys (BM,) uint32, ks (BK,) columns of x, threshold: 32 bits of floor(p 2^32) -> (BM, BK), True where kept."""
     columns = ks.to(tl.uint32) * 0x9E3779B9
     return _mix(keys[:, None] ^ columns[None, :]) >= threshold.to(tl.uint32, bitcast=True)
 

@@ -7,7 +7,7 @@ for the t of their rows only after their main loop. Producers run one group of r
 import triton
 import triton.language as tl
 
-from .columns import adapter_rows, column_index
+from .columns import adapter_rows
 from .dropout import drop, row_keys
 from .low_rank import gate_low_rank, round_low_rank
 from .pack import load_adapter_b, pack_b
@@ -15,6 +15,7 @@ from .queue import HEADER, claim, leave, place, signal, task_count, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
+# ruff: noqa: SIM102
 
 
 @triton.jit
@@ -43,14 +44,14 @@ def _produce(
     own_router = router
     if not PACKED:
         own_router = None
-    rows0, there0 = adapter_rows(lora_a, own_router, split, cols, column_index(columns, split, cols, P), K, E, R, P)
+    rows0, there0 = adapter_rows(lora_a, own_router, columns, split, cols, K, E, R, P)
     product0 = tl.zeros((BM, BP), tl.float32)
     logits = product0
     if MERGE and S > 1:
-        rows1, there1 = adapter_rows(lora_a, own_router, 1, cols, column_index(columns, 1, cols, P), K, E, R, P)
+        rows1, there1 = adapter_rows(lora_a, own_router, columns, 1, cols, K, E, R, P)
         product1 = tl.zeros((BM, BP), tl.float32)
     if MERGE and S > 2:
-        rows2, there2 = adapter_rows(lora_a, own_router, 2, cols, column_index(columns, 2, cols, P), K, E, R, P)
+        rows2, there2 = adapter_rows(lora_a, own_router, columns, 2, cols, K, E, R, P)
         product2 = tl.zeros((BM, BP), tl.float32)
     if router is not None and not PACKED:
         e = tl.arange(0, ROUTER_WIDTH)
@@ -149,8 +150,8 @@ def forward(
     M, top_k, scaling, threshold, keep_scale,
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     T: tl.constexpr, RANKS: tl.constexpr, TOP_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, MERGE: tl.constexpr, PACK: tl.constexpr,
-    PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
+    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, MERGE: tl.constexpr,
+    PACK: tl.constexpr, PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
 ):
     """x (M, K), weight (N, K), bias (N) or None, lora_a (S, E, R, K), lora_b (S, E, N/S, R), diag (S, E, R) or ranks
     (S, E), gates (M, S, E) (read, or written where router (S*E, K) is given), columns (S, P) or None, seed (1) or None

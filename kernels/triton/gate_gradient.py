@@ -1,4 +1,4 @@
-"""From u, the gradient of t, to the gradients of the low-rank product, of the gates, of the logits and of the diagonal."""
+"""From u, the gradient of t, to the gradients of the low-rank product, the gates, the logits and the diagonal."""
 
 import triton
 import triton.language as tl
@@ -7,6 +7,7 @@ from .columns import column_diagonal, column_expert, column_index
 from .gating import load_gates, load_grouped
 
 # fmt: off
+# ruff: noqa: SIM108
 
 
 @triton.jit
@@ -23,15 +24,15 @@ def split_gradient(
     """
     dtype: tl.constexpr = low_rank.dtype.element_ty
     cols = block * BP + tl.arange(0, BP)
-    index = column_index(columns, split, cols, P)
-    expert = column_expert(index, R)
+    index, exists = column_index(columns, split, cols, P)
+    expert = column_expert(index, exists, R)
     pointers = low_rank + rows[:, None] * (S * P) + (split * P + cols)[None, :]
     s = tl.load(pointers, mask=(cols < P)[None, :], other=0.0).to(tl.float32)
     if GROUPED:
         gate = load_grouped(gates, rows, split, S, E, R, BP)
     else:
         gate = load_gates(gates, rows, split, expert, S, E)
-    weight = column_diagonal(diag, split, index, E, R, RANKS) * scaling
+    weight = column_diagonal(diag, split, index, exists, E, R, RANKS) * scaling
     c = gate * weight[None, :]
     target = rows[:, None] * (S * T) + (split * T + cols)[None, :]
     tl.store(t + target, (s * c).to(dtype), mask=real[:, None])
@@ -40,7 +41,7 @@ def split_gradient(
     else:
         tl.store(ds + target, (u * c).to(dtype), mask=real[:, None])
     us = tl.where(real[:, None], u * s, 0.0)
-    there = tl.where(index >= 0, scaling, 0.0)
+    there = tl.where(exists, scaling, 0.0)
     tl.store(ddiag + split * T + cols, tl.sum(us * gate, 0) * there)
     by_rank = us * weight[None, :]
     if GROUPED:
@@ -49,6 +50,7 @@ def split_gradient(
         e = tl.arange(0, WIDTH)
         dgate = tl.zeros((u.shape[0], WIDTH), tl.float32)
         for one in tl.range(0, E, num_stages=1):
+            tl.debug_barrier()  # see `gating`
             of_one = tl.sum(tl.where((expert == one)[None, :], by_rank, 0.0), 1)
             dgate = tl.where((e == one)[None, :], of_one[:, None], dgate)
         return dgate

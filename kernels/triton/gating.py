@@ -1,8 +1,9 @@
 """Gates: softmax or top-k over the router's columns, and their spreading over the experts' columns. All in float32.
 
-Two ways, same values. Grouped: the columns of a block are (group, rank) = (BP/R, R), expert e is group e and the logits are
-group E, so that a reshape and a few sums within a thread do it. General: one pass over the block per expert, which also
-serves ragged columns (compaction) and any E and R.
+Two ways, same values. Grouped: the columns of a block are (group, rank) = (BP/R, R), expert e is group e and the logits
+are group E, so that a reshape and a few sums within a thread do it. General: one pass over the block per expert, which
+also serves ragged columns (compaction) and any E and R. Its passes are kept apart by barriers: the compiler unrolls the
+loop and would otherwise overlap the passes until it runs out of registers.
 """
 
 import triton
@@ -11,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def grouped_logits(product, E: tl.constexpr, R: tl.constexpr):
-    """product (BM, BP), logits in its columns E*R.. -> (BM, R), expert e in column e; needs E <= R and (E+1) R <= BP."""
+    """product (BM, BP), logits in columns E*R.. -> (BM, R), expert e in column e; needs E <= R and (E+1) R <= BP."""
     GROUPS: tl.constexpr = product.shape[1] // R
     by_group = tl.reshape(product, (product.shape[0], GROUPS, R))
     return tl.sum(tl.where((tl.arange(0, GROUPS) == E)[None, :, None], by_group, 0.0), 1)
@@ -19,7 +20,7 @@ def grouped_logits(product, E: tl.constexpr, R: tl.constexpr):
 
 @triton.jit
 def spread_grouped(gates, BP: tl.constexpr):
-    """gates (BM, R), expert e in column e, 0 beyond the experts -> (BM, BP): column e*R + k gets the gate of expert e."""
+    """gates (BM, R), expert e in column e, 0 beyond them -> (BM, BP): column e*R + k gets the gate of expert e."""
     R: tl.constexpr = gates.shape[1]
     GROUPS: tl.constexpr = BP // R
     own = tl.arange(0, R)[None, None, :] == tl.arange(0, GROUPS)[None, :, None]
@@ -42,6 +43,7 @@ def packed_logits(product, cols, P: tl.constexpr, E: tl.constexpr, WIDTH: tl.con
     e = tl.arange(0, WIDTH)
     logits = tl.zeros((product.shape[0], WIDTH), tl.float32)
     for one in tl.range(0, E, num_stages=1):
+        tl.debug_barrier()
         logit = tl.sum(tl.where((cols == P + one)[None, :], product, 0.0), 1)
         logits = tl.where((e == one)[None, :], logit[:, None], logits)
     return logits
@@ -58,6 +60,7 @@ def softmax_gates(logits, top_k, E: tl.constexpr, TOP_K: tl.constexpr):
     if TOP_K:
         better = tl.zeros(logits.shape, tl.int32)
         for rival in tl.range(0, E, num_stages=1):
+            tl.debug_barrier()
             other = tl.max(tl.where((e == rival)[None, :], masked, float("-inf")), 1)[:, None]
             better += ((other > masked) | ((other == masked) & (e > rival)[None, :])).to(tl.int32)
         masked = tl.where(better < top_k, masked, float("-inf"))
@@ -67,10 +70,11 @@ def softmax_gates(logits, top_k, E: tl.constexpr, TOP_K: tl.constexpr):
 
 @triton.jit
 def spread_gates(gates, expert, E: tl.constexpr):
-    """gates (BM, W) of `softmax_gates`, expert (BP,) -> (BM, BP): for each column its expert's gate, 0 if it has none."""
+    """gates (BM, W) of `softmax_gates`, expert (BP,) -> (BM, BP): each column's expert's gate, 0 if it has none."""
     e = tl.arange(0, gates.shape[1])
     spread = tl.zeros((gates.shape[0], expert.shape[0]), tl.float32)
     for one in tl.range(0, E, num_stages=1):
+        tl.debug_barrier()
         gate = tl.sum(tl.where((e == one)[None, :], gates, 0.0), 1)
         spread = tl.where((expert == one)[None, :], gate[:, None], spread)
     return spread
@@ -81,6 +85,7 @@ def load_gates(gates, rows, split, expert, S: tl.constexpr, E: tl.constexpr):
     """gates: pointer to (rows, S, E); expert (BP,) -> (BM, BP): for each column its expert's gate, 0 if it has none."""
     spread = tl.zeros((rows.shape[0], expert.shape[0]), tl.float32)
     for one in tl.range(0, E, num_stages=1):
+        tl.debug_barrier()
         gate = tl.load(gates + rows * (S * E) + (split * E + one))
         spread = tl.where((expert == one)[None, :], gate[:, None], spread)
     return spread

@@ -7,7 +7,7 @@ sum crosses programs; consumers compute a tile of dY W and wait for ds only afte
 import triton
 import triton.language as tl
 
-from .columns import adapter_rows, column_index
+from .columns import adapter_rows
 from .dropout import kept, row_keys
 from .gate_gradient import logit_gradient, split_gradient
 from .pack import load_adapter_b, pack_b
@@ -15,6 +15,7 @@ from .queue import HEADER, claim, leave, place, signal, task_count, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
+# ruff: noqa: SIM102
 
 
 @triton.jit
@@ -42,7 +43,11 @@ def _produce(
     t = row_base(t, first_row, S * T, False)
     ddiag += row_block * (S * T)
     dgate = tl.zeros((BM, GATE_WIDTH), tl.float32)
-    for block in tl.range(0, (P + BP - 1) // BP, num_stages=1):
+    # Adds 0, but the compiler does not know: else it computes all that depends on the columns alone once for all tasks,
+    # and keeps it in registers.
+    first_block = tl.minimum(row_block, 0)
+    for number in tl.range(0, (P + BP - 1) // BP, num_stages=1):
+        block = first_block + number
         cols = block * BP + tl.arange(0, BP)
         u = tl.zeros((BM, BP), tl.float32)
         for first_n in range(0, NS, BK):
@@ -76,7 +81,7 @@ def _add_adapter(
         split = step // (T // BP)
         cols = step % (T // BP) * BP + tl.arange(0, BP)
         ds_tile = tl.load(ds + rows[:, None] * (S * T) + (split * T + cols)[None, :])
-        a_rows, there = adapter_rows(lora_a, router, split, cols, column_index(columns, split, cols, P), K, E, R, P)
+        a_rows, there = adapter_rows(lora_a, router, columns, split, cols, K, E, R, P)
         a_tile = load_adapter(a_rows, there, k, K, K % BN != 0, ds.dtype.element_ty)
         acc = tl.dot(ds_tile, a_tile, acc, input_precision="ieee")
     return acc
@@ -89,7 +94,7 @@ def _consume(
     P: tl.constexpr, T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
     WAIT: tl.constexpr, TMA: tl.constexpr,
 ):
-    """One tile (BM, BN) of dX. Without WAIT the adapter's part comes first, where dropout can be applied to it alone."""
+    """One tile (BM, BN) of dX. Without WAIT the adapter's part comes first: dropout can be applied to it alone."""
     first_row = row_block * BM
     first_k = part * BN
     rows = tl.minimum(tl.arange(0, BM), M - 1 - first_row)

@@ -10,6 +10,7 @@ from .dropout import drop, row_keys
 from .tiles import row_base
 
 # fmt: off
+# ruff: noqa: SIM102
 
 
 @triton.jit
@@ -66,8 +67,8 @@ def grad_weight(
             block = tile % (S * T // BP)
             first_k = tile // (S * T // BP) * BN
             target = partial_a + part.to(tl.int64) * (K * S * T) + first_k * (S * T) + block * BP
-            _contract(x + first_k, ds + block * BP, seed, target, first_k, K, first_row, rows_end, threshold, keep_scale,
-                      K, S * T, S * T, BN, BK, BP, K % BN != 0)
+            _contract(x + first_k, ds + block * BP, seed, target, first_k, K, first_row, rows_end,
+                      threshold, keep_scale, K, S * T, S * T, BN, BK, BP, K % BN != 0)
     if partial_b is not None:
         if tile >= A_TILES:
             number = tile - A_TILES

@@ -1,4 +1,4 @@
-"""The low-rank product of a block of rows with the experts of a split, after its contraction: gates, diagonal, scaling."""
+"""The low-rank product of a block of rows with a split's experts, after its contraction: gates, diagonal, scaling."""
 
 import triton
 import triton.language as tl
@@ -15,6 +15,7 @@ from .gating import (
 )
 
 # fmt: off
+# ruff: noqa: SIM108
 
 
 @triton.jit
@@ -48,8 +49,8 @@ def gate_low_rank(
     cols = block * BP + tl.arange(0, BP)
     there = real[:, None] & (cols < P)[None, :]
     tl.store(low_rank_out + rows[:, None] * (S * P) + (split * P + cols)[None, :], low_rank, mask=there)
-    index = column_index(columns, split, cols, P)
-    expert = column_expert(index, R)
+    index, exists = column_index(columns, split, cols, P)
+    expert = column_expert(index, exists, R)
     if router is None:
         if GROUPED:
             gate = load_grouped(gates, rows, split, S, E, R, BP)
@@ -64,5 +65,5 @@ def gate_low_rank(
         e = tl.arange(0, own.shape[1])
         there = (e < E)[None, :] & (real & writes_gates)[:, None]
         tl.store(gates + rows[:, None] * (S * E) + (split * E + e)[None, :], own, mask=there)
-    weight = column_diagonal(diag, split, index, E, R, RANKS) * scaling
+    weight = column_diagonal(diag, split, index, exists, E, R, RANKS) * scaling
     return (low_rank.to(tl.float32) * gate * weight[None, :]).to(low_rank.dtype)

@@ -6,7 +6,7 @@ Needed where B cannot be read in 16-byte pieces as it is: after compaction, with
 import triton
 import triton.language as tl
 
-from .columns import column_index, load_b
+from .columns import load_b
 
 # fmt: off
 
@@ -14,15 +14,13 @@ from .columns import column_index, load_b
 @triton.jit
 def pack_b(lora_b, columns, packed, task, NS: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
            T: tl.constexpr, BN: tl.constexpr):
-    """Task `task` of S * ceil(NS / BN): BN rows of one split. lora_b (S, E, NS, R) -> packed (S, NS, T), 0 from P on."""
+    """Task `task` of S * ceil(NS / BN): BN rows of a split. lora_b (S, E, NS, R) -> packed (S, NS, T), padded by 0."""
     per_split: tl.constexpr = (NS + BN - 1) // BN
     split = task // per_split
     n = task % per_split * BN + tl.arange(0, BN)
     for first in tl.range(0, T, 16, num_stages=1):  # few at a time: each element is loaded by its own pointer
         cols = first + tl.arange(0, 16)
-        index = column_index(columns, split, cols, P)
-        there = (index >= 0)[None, :] & (n < NS)[:, None]
-        value = load_b(lora_b, split, n, index, there, NS, E, R).to(packed.dtype.element_ty)
+        value = load_b(lora_b, columns, split, n, n < NS, cols, NS, E, R, P).to(packed.dtype.element_ty)
         tl.store(packed + (split * NS + n)[:, None] * T + cols[None, :], value, mask=(n < NS)[:, None])
 
 
@@ -34,5 +32,4 @@ def load_adapter_b(lora_b, packed, columns, split, n, in_split, cols, NS: tl.con
         pointers = packed + (split * NS + n)[:, None] * T + cols[None, :]
         return tl.load(pointers, mask=in_split[:, None], other=0.0)
     else:
-        index = column_index(columns, split, cols, P)
-        return load_b(lora_b, split, n, index, (index >= 0)[None, :] & in_split[:, None], NS, E, R).to(dtype)
+        return load_b(lora_b, columns, split, n, in_split, cols, NS, E, R, P).to(dtype)

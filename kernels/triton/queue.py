@@ -1,12 +1,13 @@
-"""One launch, two phases: programs claim tasks in order from a queue; a consumer waits on the flag of the rows it needs.
+"""One launch, two phases: programs claim tasks in order from a queue; a consumer waits for the flag of its rows.
 
-Why this cannot deadlock, whatever the number of programs that are resident: tasks are claimed in order, a task waits only for tasks of lower
-number, and the first tasks (producers) wait for nothing. So the lowest unfinished task always runs or is next of a program whose current
-task is finished.
+Why this cannot deadlock, however few programs are resident: tasks are claimed in order and wait only for tasks of lower
+number, by programs that have started. So the lowest unfinished task either runs, and waits for nothing, or is the next
+of a program whose current task is lower, thus finished.
 
-All counters are int32, start at 0 and are put back to 0 inside the launch, so that a captured CUDA graph can be replayed:
-    flags[0] next task    flags[1] programs that left    flags[2] packed blocks of B    flags[3] tasks that have seen them
-    flags[4 + i] finished producers of row block i       flags[4 + blocks + i] consumers of row block i that have seen them
+All counters are int32, start at 0 and are put back to 0 inside the launch: a captured CUDA graph can be replayed.
+    flags[0] next task                                flags[1] programs that left
+    flags[2] packed blocks of B                       flags[3] tasks that have seen them all
+    flags[4 + i] finished producers of row block i    flags[4 + blocks + i] consumers of it that have seen them all
 """
 
 import triton
@@ -51,9 +52,9 @@ def wait(flag, seen, producers, consumers):
 def place(step, blocks, produce, consume, GROUP: tl.constexpr):
     """Task `step` (packing excluded) -> (is a producer, row block, which of the row block's producers or consumers).
 
-    Row blocks come in groups of GROUP. The producers of a group come one group ahead of its consumers: their results are then there when the
-    consumers look, and what they read is still in the L2 cache. produce, consume: tasks of each kind per row block.
-    Row blocks beyond the last (in the last group) are to be skipped.
+    Row blocks come in groups of GROUP. The producers of a group come one group ahead of its consumers: their results
+    are there when the consumers look, and what they read is still in the L2 cache. produce, consume: tasks of each kind
+    per row block. Row blocks beyond the last (in the last groups) are to be skipped.
     """
     group = tl.minimum(GROUP, blocks)
     ahead = group * produce

@@ -1,9 +1,9 @@
-"""The forward pass for few rows: every tile computes the low-rank product of its rows itself, so none waits for another."""
+"""The forward pass for few rows: every tile computes the low-rank product of its rows itself and none waits."""
 
 import triton
 import triton.language as tl
 
-from .columns import adapter_rows, column_index, load_b
+from .columns import adapter_rows, load_b
 from .dropout import drop, row_keys
 from .low_rank import gate_low_rank, round_low_rank
 from .tiles import load_adapter, load_tile, row_base, store_tile
@@ -19,7 +19,7 @@ def recompute(
     RANKS: tl.constexpr, TOP_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
     ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr,
 ):
-    """As `forward`, one program per tile (BM, BN) of y. A split's columns and its router fit one block: P (+ E) <= BP."""
+    """As `forward`, one program per tile (BM, BN) of y. The columns of a split, router included, must fit BP."""
     dtype: tl.constexpr = low_rank.dtype.element_ty
     NS: tl.constexpr = N // S
     PER_SPLIT: tl.constexpr = (NS + BN - 1) // BN
@@ -36,8 +36,7 @@ def recompute(
     x_base = row_base(x, first_row, K, False)
     weight_base = row_base(weight, first_n, K, False)
     cols = tl.arange(0, BP)
-    index = column_index(columns, split, cols, P)
-    a_rows, a_there = adapter_rows(lora_a, router, split, cols, index, K, E, R, P)
+    a_rows, a_there = adapter_rows(lora_a, router, columns, split, cols, K, E, R, P)
     if seed is not None:
         keys = row_keys(seed, first_row + rows)
     acc = tl.zeros((BM, BN), tl.float32)
@@ -60,7 +59,7 @@ def recompute(
         s, logits, diag, gates, router, columns, low_rank, split, 0, rows, writes, True, top_k, scaling,
         S, E, R, P, RANKS, TOP_K, BP, GROUPED)
     there = tl.arange(0, BN) < NS - in_split
-    b_tile = load_b(lora_b, split, in_split + n, index, (index >= 0)[None, :] & there[:, None], NS, E, R).to(dtype)
+    b_tile = load_b(lora_b, columns, split, in_split + n, there, cols, NS, E, R, P).to(dtype)
     acc = tl.dot(t, b_tile.T, acc, input_precision="ieee")
     if bias is not None:
         acc += tl.load(bias + first_n + n).to(tl.float32)[None, :]

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 # fmt: off
+# ruff: noqa: SIM102
 
 
 @triton.jit
@@ -48,7 +49,8 @@ def _reduce_a(columns, partial_a, da, drouter, number, parts, K: tl.constexpr, S
         tl.store(pointers, total.to(da.dtype.element_ty), mask=expert_row[:, None] & inside)
     if drouter is not None:
         pointers = drouter + (split * E + row - E * R)[:, None] * K + k[None, :]
-        tl.store(pointers, total.to(drouter.dtype.element_ty), mask=((row >= E * R) & (row < E * R + E))[:, None] & inside)
+        routed = (row >= E * R) & (row < E * R + E)
+        tl.store(pointers, total.to(drouter.dtype.element_ty), mask=routed[:, None] & inside)
 
 
 @triton.jit
@@ -73,7 +75,7 @@ def _reduce_b(columns, partial_b, db, number, parts, N: tl.constexpr, S: tl.cons
 def _reduce_diag(columns, partial_d, diag, ddiag, number, blocks, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
                  P: tl.constexpr, T: tl.constexpr, P2: tl.constexpr, R2: tl.constexpr, RANKS: tl.constexpr,
                  BR: tl.constexpr):
-    """The diagonal's gradient of one expert, or its rank's: that of d[floor(r)], of d[R-1] at r = R, 0 outside [0, R]."""
+    """The diagonal's gradient of one expert, or its rank's: d[floor(r)]'s, at r = R d[R-1]'s, 0 outside [0, R]."""
     split = number // E
     k = tl.arange(0, R2)
     column = _column_of(columns, split, number % E * R + k, P, P2)

@@ -1,4 +1,4 @@
-"""Loads and stores of tiles. A caller moves a pointer to its tile's first row once, in 64 bits; offsets within a tile have 32.
+"""Loads and stores of tiles. The pointer to a tile's first row is made once, in 64 bits; offsets within it have 32.
 
 Row and output-column indices are clamped by the caller, so that only the contracted index needs a mask.
 """
