@@ -4,6 +4,7 @@ from .adapt import adapt, trainable_parameters
 from .attention import RAMoESelfAttention
 from .backends import backends
 from .diagonal import rank_diagonal
+from .frozen_linear import FrozenLinear, frozen_linear
 from .functional import ramoe_linear
 from .io import load_adapters, save_adapters
 from .layer import RAMoELinear
@@ -19,12 +20,14 @@ from .ranks import (
 )
 
 __all__ = [
+    "FrozenLinear",
     "RAMoELinear",
     "RAMoESelfAttention",
     "RankOptimizer",
     "adapt",
     "backends",
     "freeze_ranks",
+    "frozen_linear",
     "load_adapters",
     "project_ranks_",
     "ramoe_layers",

@@ -47,7 +47,8 @@ def ramoe_linear(
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            x, masters = x.to(dtype), backends.resolve(backend, x.device, dtype) == "cpu"
+            weight, bias = (_to_master(p, dtype, masters) for p in (weight, bias))
             lora_A, lora_B, router_weight = (_to_master(p, dtype) for p in (lora_A, lora_B, router_weight))
             return _linear(
                 x,
@@ -64,22 +65,40 @@ def ramoe_linear(
                 dropout,
                 seed,
                 backend,
+                masters,
             )
     return _linear(
         x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, backend
     )
 
 
-def _to_master(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Under autocast the adapters stay float32; any third dtype is cast along with x."""
-    return parameter if parameter is None or parameter.dtype == torch.float32 else parameter.to(dtype)
+def _to_master(parameter: Tensor | None, dtype: torch.dtype, masters: bool = True) -> Tensor | None:
+    """Under autocast adapters stay float32, and so does the weight where it is rounded when it is packed, once
+    (``masters``: the "cpu" backend); everything else is cast along with x."""
+    if parameter is None or (masters and parameter.dtype == torch.float32):
+        return parameter
+    return parameter.to(dtype)
 
 
 def _linear(
-    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, backend
+    x,
+    weight,
+    bias,
+    lora_A,
+    lora_B,
+    diag,
+    gates,
+    router_weight,
+    columns,
+    top_k,
+    scaling,
+    dropout,
+    seed,
+    backend,
+    masters=False,
 ) -> Tensor:
     _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, top_k)
-    _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight)
+    _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, masters)
     if (gates is None) == (router_weight is None):
         got = "neither" if gates is None else "both"
         raise ValueError(f"gates, router_weight: got {got}, expected exactly one of them")
@@ -133,11 +152,11 @@ def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, top_k) -
         raise ValueError(f"top_k: got {top_k}, expected 1 to {experts} (the number of experts)")
 
 
-def _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight) -> None:
+def _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, masters) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x: got {x.dtype}, expected a floating-point dtype")
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != x.dtype:
+        if tensor is not None and tensor.dtype != x.dtype and not (masters and tensor.dtype == torch.float32):
             raise TypeError(f"{name}: got {tensor.dtype}, expected x's {x.dtype} (or use autocast)")
     if lora_A.dtype not in (x.dtype, torch.float32):
         raise TypeError(f"lora_A: got {lora_A.dtype}, expected x's {x.dtype} or torch.float32")

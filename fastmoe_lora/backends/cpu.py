@@ -3,8 +3,8 @@
 One parallel pass each way: the low-rank product, gates and diagonal of a block of rows, then base and low-rank product
 into one accumulator, bias, and one write of y. The base weight is used packed. A frozen weight is packed once: the copy
 (as large as the weight; once more for the backward pass; float32 for float16) lives as long as the weight, and is made
-anew when the weight is written, replaced or moved. `set_caching(False)`, or FASTMOE_LORA_CPU_CACHE=0 in the environment,
-does without: then every call packs.
+anew when the weight is written, replaced or moved. `set_caching(False)`, or FASTMOE_LORA_CPU_CACHE=0 in the
+environment, does without: then every call packs.
 
 The number of threads is torch's, and for a given number results repeat bit for bit.
 """
@@ -70,9 +70,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)); the last two are what backward needs."""
     _check(x)
-    return _forward(
-        x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed
-    )
+    return _forward(x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed)
 
 
 def backward(
@@ -95,8 +93,8 @@ def backward(
     need_x, need_weight, need_bias, *need_adapter = needs
     operands = (x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank)
     dx, *adapter = _backward(grad_y, *operands, scaling, dropout, seed, need_x, *need_adapter)
-    dweight = grad_y.T @ x if need_weight else None
-    dbias = grad_y.sum(0) if need_bias else None
+    dweight = (grad_y.T @ x).to(weight.dtype) if need_weight else None
+    dbias = grad_y.sum(0, dtype=weight.dtype) if need_bias else None
     gradients = (dx, dweight, dbias, *adapter)
     return tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
 

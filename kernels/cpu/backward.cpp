@@ -13,7 +13,7 @@ class Backward {
            const Adapter& adapter, Gradients& out)
       : o_(o), needs_(needs), layout_(layout), adapter_(adapter), dropout_(make_dropout(o)), out_(out),
         grad_y_(data<T>(grad_y)), low_rank_(adapter.width ? data<T>(low_rank) : nullptr) {
-    m_ = o.x.size(0), k_ = o.weight.size(1), n_ = o.weight.size(0);
+    m_ = grad_y.size(0), k_ = o.weight.size(1), n_ = o.weight.size(0);
     splits_ = adapter.splits, per_split_ = n_ / splits_, padded_split_ = layout.padded(per_split_);
     adapted_ = adapter.width > 0;
     needs_products_ = needs.lora_A || needs.router;
@@ -67,7 +67,7 @@ class Backward {
     a_at_ = shared_.reserve<C>(needs_.x ? a_.elements() : 0);
     b_at_ = shared_.reserve<C>(needs_u_ ? splits_ * b_.elements() : 0);
     shared_.take();
-    with_adapter_type<T>(*o_.lora_A, [&](auto type) { pack_adapter<decltype(type)>(); });
+    with_parameter_type<T>(*o_.lora_A, [&](auto type) { pack_adapter<decltype(type)>(); });
   }
 
   template <class P>
@@ -231,7 +231,7 @@ class Backward {
       for (float& value : grad) value *= float(o_.scaling);
       diagonal_gradient(adapter_, data<float>(*o_.diag), o_.diag->dim() == 3, grad.data(), mutable_data<float>(out_.diag));
     }
-    with_adapter_type<T>(*o_.lora_A, [&](auto type) {
+    with_parameter_type<T>(*o_.lora_A, [&](auto type) {
       using P = decltype(type);
       if (needs_products_) reduce_a<P>();
       if (needs_.lora_B) reduce_b<P>();

@@ -54,12 +54,15 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
   shared.take();
   packed.a_memory = shared.at<C>(a_at), packed.b_memory = shared.at<C>(b_at);
   if (adapted) {
-    with_adapter_type<T>(*o.lora_A, [&](auto type) { pack_adapter<C, decltype(type)>(o, adapter, packed); });
+    with_parameter_type<T>(*o.lora_A, [&](auto type) { pack_adapter<C, decltype(type)>(o, adapter, packed); });
   }
   float* bias = o.bias ? shared.at<float>(bias_at) : nullptr;
   if (bias) {
     std::fill_n(bias, splits * padded_n, 0.0f);
-    for (int64_t s = 0; s < splits; s++) convert(data<T>(*o.bias) + s * per_split, bias + s * padded_n, per_split);
+    with_parameter_type<T>(*o.bias, [&](auto type) {
+      const auto* from = data<decltype(type)>(*o.bias);
+      for (int64_t s = 0; s < splits; s++) convert(from + s * per_split, bias + s * padded_n, per_split);
+    });
   }
 
   // Workers share the rows; where there are fewer units of rows than threads, also the columns.

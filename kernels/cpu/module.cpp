@@ -9,7 +9,10 @@
 namespace fastmoe_lora {
 namespace {
 
+constexpr const char* kNames[] = {"amx", "dot", "float"};
 Engine fastest = Engine::kAmx;  // that may be used
+
+std::string engine() { return kNames[int(layout_for(at::kBFloat16).engine)]; }  // of bfloat16
 
 // bfloat16 dot products: the processor has them and oneDNN's kernels, in the build at hand, take them.
 bool dot_products_work() {
@@ -79,11 +82,10 @@ Layout layout_for(at::ScalarType dtype) {
 }
 
 std::string limit_engine(const std::string& name) {
-  const char* names[] = {"amx", "dot", "float"};
-  const std::string was = names[int(fastest)];
-  const auto found = std::find(std::begin(names), std::end(names), name);
-  TORCH_CHECK(found != std::end(names), "engine: got ", name, ", expected amx, dot or float");
-  fastest = Engine(found - std::begin(names));
+  const std::string was = kNames[int(fastest)];
+  const auto found = std::find(std::begin(kNames), std::end(kNames), name);
+  TORCH_CHECK(found != std::end(kNames), "engine: got ", name, ", expected amx, dot or float");
+  fastest = Engine(found - std::begin(kNames));
   return was;
 }
 
@@ -104,6 +106,7 @@ TORCH_LIBRARY(fastmoe_lora_cpu, library) {
   library.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", linear);
   library.def("linear_backward(Tensor grad_y, Tensor weight) -> Tensor", linear_backward);
   library.def("missing() -> str", missing);
+  library.def("engine() -> str", engine);
   library.def("limit_engine(str name) -> str", limit_engine);
   library.def("cached_bytes() -> int", cached_bytes);
   library.def("clear_cache() -> ()", clear_cache);

@@ -74,9 +74,9 @@ void with_type(const Tensor& tensor, const F& function) {
     function(Half());
 }
 
-// The same for the adapters, whose type is float32 or the storage type T of everything else.
+// The same for parameters, whose type is float32 or the storage type T of everything else.
 template <class T, class F>
-void with_adapter_type(const Tensor& tensor, const F& function) {
+void with_parameter_type(const Tensor& tensor, const F& function) {
   if (tensor.scalar_type() == at::kFloat)
     function(float());
   else

@@ -97,7 +97,7 @@ PackedWeight make(const Tensor& weight, int64_t splits, Layout layout, Direction
     using T = decltype(type);
     if (layout.engine == Engine::kFloat)
       pack<T, float>(data<T>(weight), rows, columns, splits, layout, direction, packed);
-    else if constexpr (std::is_same_v<T, BFloat16>)
+    else if constexpr (!std::is_same_v<T, Half>)
       pack<T, BFloat16>(data<T>(weight), rows, columns, splits, layout, direction, packed);
   });
   return packed;

@@ -128,8 +128,6 @@ def assert_right(
             terms = torch.stack([(v**2).sum() for v in (got[name] - want, plain[name] - want, want)])
             squares[name] = squares.get(name, torch.zeros(3)) + terms
     for name, (error, plain_error, norm) in ((name, total.sqrt()) for name, total in squares.items()):
-        if dtype.itemsize == 2:
-            bound = 2 * plain_error + 1e-6
-        else:
-            bound = (1e-12 if dtype == torch.float64 else 1e-5) * norm
+        relative = 1e-12 if dtype == torch.float64 else 1e-5
+        bound = 2 * plain_error + 1e-6 if dtype.itemsize == 2 else relative * norm
         assert error <= bound, f"{name}: error {error:.3e}, allowed {bound:.3e}"

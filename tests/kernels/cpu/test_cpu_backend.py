@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from support.operator import CASES, Case, assert_right, run
-
-from fastmoe_lora.backends import cpu
+from support.operator import CASES, Case, assert_right
 
 IDS = [str(case) for case in CASES]
 ENGINES = ("amx", "dot", "float")

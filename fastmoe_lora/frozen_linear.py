@@ -1,0 +1,84 @@
+"""FrozenLinear: an ``nn.Linear`` that is not trained, with its weight packed for the processor."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backends import load, resolve
+
+_LIBRARY = torch.library.Library("fastmoe_lora", "FRAGMENT")
+_LIBRARY.define("frozen_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.define("frozen_linear_backward(Tensor grad_y, Tensor weight) -> Tensor")
+
+
+class FrozenLinear(nn.Linear):
+    """Drop-in ``nn.Linear`` for layers that are not trained: ``(..., in_features) -> (..., out_features)``.
+
+    While its parameters do not require gradients and it runs on a CPU that the "cpu" backend serves, it uses a packed
+    copy of the weight, made once (see `fastmoe_lora.backends.cpu` for its memory and how to do without), for the output
+    and for the gradient of the input. Under autocast the copy is in the autocast dtype, so the weight is not cast in
+    every call. Everywhere else it is ``F.linear``.
+    """
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear) -> Self:
+        """A layer that shares ``linear``'s weight and bias and freezes them."""
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer.requires_grad_(False).train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return frozen_linear(x, self.weight, self.bias)
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` for ``x (..., in)``, ``weight (out, in)`` and ``bias (out,)`` or None.
+
+    The fast path is taken as `FrozenLinear` describes; else this is ``F.linear``, gradients of the weight included.
+    """
+    if x.device.type != "cpu" or weight.requires_grad or (bias is not None and bias.requires_grad):
+        return F.linear(x, weight, bias)
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+    served = dtype != torch.float64 and (weight.dtype == dtype or (autocast and weight.dtype == torch.float32))
+    if not served or resolve("auto", x.device, dtype) != "cpu":
+        return F.linear(x, weight, bias)
+    rows = x.to(dtype).reshape(-1, x.shape[-1]).contiguous()
+    y = torch.ops.fastmoe_lora.frozen_linear(rows, weight.contiguous(), bias)
+    return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return load("cpu").linear(x, weight, bias)
+
+
+def _backward(grad_y: Tensor, weight: Tensor) -> Tensor:
+    return load("cpu").linear_backward(grad_y, weight)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _autograd(ctx, grad_y: Tensor) -> tuple[Tensor, None, None]:
+    (weight,) = ctx.saved_tensors
+    return torch.ops.fastmoe_lora.frozen_linear_backward(grad_y.contiguous(), weight), None, None
+
+
+_LIBRARY.impl("frozen_linear", _forward, "CPU")
+_LIBRARY.impl("frozen_linear_backward", _backward, "CPU")
+
+
+@torch.library.register_fake("fastmoe_lora::frozen_linear", lib=_LIBRARY)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@torch.library.register_fake("fastmoe_lora::frozen_linear_backward", lib=_LIBRARY)
+def _(grad_y: Tensor, weight: Tensor) -> Tensor:
+    return grad_y.new_empty(grad_y.shape[0], weight.shape[1])
+
+
+torch.library.register_autograd("fastmoe_lora::frozen_linear", _autograd, setup_context=_setup_context, lib=_LIBRARY)
