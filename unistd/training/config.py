@@ -140,6 +140,8 @@ class TrainConfig(Section):
     """number format, in the words of Lightning Fabric"""
     accelerator: str = "auto"
     """device, in the words of Lightning Fabric: auto, cpu, cuda, mps"""
+    threads: int | None = Field(None, ge=1)
+    """threads of the CPU; null: as many as cores. Small models are fastest with one"""
     seed: int = Field(0, ge=0)
     """seed of the weights, the order of samples and the generated data"""
     log_every: int = Field(10, ge=1)

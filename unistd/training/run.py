@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from unistd.model import AdapterConfig, TrunkConfig, UniSTD
 from unistd.training.checkpoint import CheckpointError, load_checkpoint, load_weights
 from unistd.training.config import Config
@@ -55,6 +57,12 @@ class Run:
             file.unlink(missing_ok=True)
 
 
+def use_threads(config: Config) -> None:
+    """Sets the number of CPU threads of this process to the config's."""
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+
+
 def build_model(config: Config, load_pretrained: bool = True) -> UniSTD:
     """The network of a config, at its start; `load_pretrained=False` where a checkpoint brings the trunk's weights."""
     options = config.model
@@ -89,6 +97,7 @@ def open_run(folder: str | Path) -> tuple[Run, Config, UniSTD]:
     if not run.config.is_file():
         raise CheckpointError(f"{folder}: not the folder of a run (no {run.config.name} in it)")
     config = load_config(run.config)
+    use_threads(config)
     state = load_checkpoint(run.checkpoint)
     model = build_model(config, load_pretrained=False)
     load_weights(model, state["model"], run.checkpoint)

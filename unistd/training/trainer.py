@@ -30,7 +30,7 @@ from unistd.training.log import RunLog
 from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
-from unistd.training.run import Run, build_model
+from unistd.training.run import Run, build_model, use_threads
 from unistd.training.settings import changed_keys
 from unistd.training.stop import Stopped, StopRequest
 
@@ -57,6 +57,7 @@ class Trainer:
 
     def __init__(self, config: Config, run: Run, console: Console, resume: bool = False) -> None:
         self.config, self.run, self.console = config, run, console
+        use_threads(config)
         self.specs = task_specs(config)
         self.epoch_steps = steps_per_epoch(config)
         self.steps = config.train.epochs * self.epoch_steps

@@ -151,3 +151,10 @@ def test_sparkline_follows_the_values():
     assert sparkline([1.0, 0.1, 0.01]) == "█▅▁"
     assert sparkline([]) == ""
     assert len(sparkline([0.5, 0.5])) == 2
+
+
+def test_threads_are_as_asked(tmp_path):
+    trainer(tmp_path, {"train.threads": 2})
+    assert torch.get_num_threads() == 2
+    trainer(tmp_path)
+    assert torch.get_num_threads() == 2, "null leaves them alone"
