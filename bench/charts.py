@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.record import Entry, Group, Record
-from bench.tables import column
+from bench.tables import column, short
 
 matplotlib.use("Agg")
 WIDTH, DPI = 8.5, 160
@@ -101,7 +101,7 @@ def _bar_panel(
         axis.barh(place, median, color=colour, height=0.72)
         axis.plot([low, high], [place, place], color="#404040", linewidth=0.8)
         axis.annotate(
-            f"{median:.3g}", (max(median, high), place), (3, 0), textcoords="offset points", va="center", fontsize=6.5
+            short(median), (max(median, high), place), (3, 0), textcoords="offset points", va="center", fontsize=6.5
         )
     axis.set_yticks(range(len(entries)), [entry.title for entry, _ in reversed(entries)], fontsize=6.5)
     axis.set_title(column(group), loc="left")

@@ -46,9 +46,9 @@ class Judge:
     def check(self, entrant: Entrant) -> None:
         """Notes the largest error in proportion to what it may be; the entry's status becomes "wrong" beyond that."""
         peer, entry = entrant.peer, entrant.entry
-        exact, plain = self._results(peer)
+        exact, plain = self.expected(peer)
         worst = 0.0
-        for name, found in self._found(entrant).items():
+        for name, found in self.found(entrant).items():
             found = found.reshape(exact[name].shape)
             error = relative_error(found, exact[name]) if found.isfinite().all() else float("inf")
             allowed = allowed_error(plain[name], exact[name], peer.roundings(self.weights))
@@ -59,14 +59,16 @@ class Judge:
                 entry.reason = f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
                 return
 
-    def _results(self, peer: Peer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def expected(self, peer: Peer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(float64, plain torch in the dtype) of the problem that this peer solves, by name."""
         key = peer.learns_ranks, peer.gated
         if key not in self._known:
             weights = peer.problem(self.weights)
             self._known[key] = results(weights.double(), self.gradients), results(weights, self.gradients)
         return self._known[key]
 
-    def _found(self, entrant: Entrant) -> dict[str, Tensor]:
+    def found(self, entrant: Entrant) -> dict[str, Tensor]:
+        """y, and its gradients by the name of the operand, each in its operand's order."""
         if not self.gradients:
             return {"y": torch.cat(tuple(entrant.forward()), dim=1)}
         parts, (grad_x, *gradients) = entrant.forward_backward()

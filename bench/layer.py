@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(name: str, arguments: list[str], gradients: bool) -> None:
-    """Measures each size in each dtype; on a GPU also under CUDA graphs, where no launch costs anything."""
+    """Measures each size in the first dtype and the first size in all; on a GPU also under CUDA graphs."""
     what = "forward and backward" if gradients else "forward"
     parser = options.parser(name, f"The layer's {what} pass beside all peers.")
     options.layer_options(parser, ", ".join(SIZES["cpu"]))
@@ -27,10 +27,12 @@ def run(name: str, arguments: list[str], gradients: bool) -> None:
     sizes = options.chosen_sizes(given, SIZES.get(device.type, SIZES["cpu"]))
     names = given.against or list(PEERS)
     measure = partial(contest, device=device, names=names, gradients=gradients, seconds=seconds)
+    first, *others = options.chosen_dtypes(given, device)
+    pairs = [(problem, first) for problem in sizes]
+    pairs += [(problem, dtype) for dtype in others for problem in (sizes if given.dtype else sizes[:1])]
     jobs = [
         lambda job=(problem, dtype, graphs): [measure(job[0], job[1], graphs=job[2])]
-        for problem in sizes
-        for dtype in options.chosen_dtypes(given, device)
+        for problem, dtype in pairs
         for graphs in ((False, True) if device.type == "cuda" else (False,))
     ]
     collect(record, given.output, jobs)

@@ -1,6 +1,7 @@
 """Figures from the recorded results, and the READMEs' tables between their markers."""
 
 import argparse
+import os
 from pathlib import Path
 
 from bench.machine import ROOT
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> None:
         if not given.no_figures:
             draw(record, given.results / stem)
     for readme in given.readme:
-        fill(readme, records)
+        fill(readme, records, given.results)
 
 
 def draw(record: Record, stem: Path) -> None:
@@ -36,11 +37,13 @@ def draw(record: Record, stem: Path) -> None:
         print(f"wrote {file}")
 
 
-def fill(readme: Path, records: dict[str, Record]) -> None:
-    """Puts each record's table between its markers; says which have no place in this file."""
+def fill(readme: Path, records: dict[str, Record], results: Path) -> None:
+    """Puts each record's figures and table between its markers; says which have no place in this file."""
     text, missing = readme.read_text(), []
     for name, record in records.items():
-        filled = between_markers(text, name, section(record))
+        files = [file for file in (results / f"{name}.png", results / f"{name}-memory.png") if file.is_file()]
+        images = [f"![{file.stem}]({os.path.relpath(file, readme.parent)})" for file in files]
+        filled = between_markers(text, name, "\n\n".join([*images, section(record)]))
         if filled is None:
             missing.append(name)
         else:

@@ -16,7 +16,7 @@ from bench.peers import FLOOR
 from bench.problem import Problem
 from bench.record import Entry, Group, Record
 from bench.session import collect
-from bench.whole import ModelJudge, frames_of, model_call, unistd_model, without_adapters
+from bench.whole import QUICK_TRUNK, ModelJudge, frames_of, model_call, unistd_model, without_adapters
 from fastmoe_lora import backends
 from unistd import TASKS, TrunkConfig
 
@@ -62,9 +62,9 @@ def _values(axis: str, given: argparse.Namespace) -> list[int]:
 def _groups(
     axis: str, value: int, dtype: torch.dtype, device: torch.device, given: argparse.Namespace
 ) -> Iterator[Group]:
-    """Forward, forward and backward, and what the layer keeps between; for tasks a training step of a small UniSTD."""
+    """Forward and backward, and what the layer keeps between; for tasks a training step of a small UniSTD."""
     if axis == "tasks":
-        yield tasks_group(value, dtype, device, given.seconds)
+        yield tasks_group(value, QUICK_TRUNK if given.quick else TASK_TRUNK, dtype, device, given.seconds)
         return
     base = replace(BASE, M=196) if given.quick else BASE
     change = {"tokens": {"M": value}, "experts": {"E": value}, "rank": {"R": value}, "width": {"K": value, "N": value}}
@@ -73,7 +73,7 @@ def _groups(
     if axis == "threads":
         torch.set_num_threads(value)
     try:
-        for gradients in (False, True):
+        for gradients in (False, True) if axis in ("tokens", "threads") else (True,):
             group = contest(
                 problem,
                 dtype,
@@ -95,11 +95,11 @@ def _groups(
         yield tally(group, enter(weights, device, ENTRANTS, gradients=True, check_tokens=check_tokens), kept)
 
 
-def tasks_group(count: int, dtype: torch.dtype, device: torch.device, seconds: float) -> Group:
+def tasks_group(count: int, trunk: TrunkConfig, dtype: torch.dtype, device: torch.device, seconds: float) -> Group:
     """A training step on the first ``count`` tasks, one sample each: one mixed pass, or a pass for each task."""
     specs = [TASKS[name].spec for name in list(TASKS)[:count]]
     specs = [spec.replace(height=TASK_SIDE, width=TASK_SIDE, patch=TASK_PATCH) for spec in specs]
-    model = unistd_model(specs, TASK_TRUNK, device)
+    model = unistd_model(specs, trunk, device)
     plain = without_adapters(model)
     inputs, targets = frames_of(model.tasks, 1, device)
     shape = {"batch": 1, "tasks": count, "tokens": sum(spec.tokens for spec in specs)}

@@ -11,6 +11,7 @@ import torch
 
 MIN_SAMPLE_MS = 2.0  # a CPU sample repeats the call until it lasts this long, so that the clock's own cost is nothing
 WARM_UP_CALLS = 2
+LONG_CALL_MS = 300.0  # one warm-up call is enough for what takes this long: every entrant ran once to be checked
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def interleaved(
     calls: dict[str, int] = {}
     for name, function in functions.items():
         try:
-            calls[name] = _warm_up(function, device)
+            calls[name] = warm_up(function, device)
         except Exception as error:
             failures[name] = describe(error)
     order = [name for name in functions if name not in failures]
@@ -71,7 +72,7 @@ def interleaved(
             shuffle(order)
             for name in list(order):
                 try:
-                    samples[name].append(_sample(functions[name], device, calls[name], graphs))
+                    samples[name].append(sample(functions[name], device, calls[name], graphs))
                 except Exception as error:
                     failures[name] = describe(error)
                     order.remove(name)
@@ -88,19 +89,22 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
-def _warm_up(function: Callable[[], object], device: torch.device) -> int:
-    """Calls it twice (the first may compile); returns how many calls make up a sample."""
+def warm_up(function: Callable[[], object], device: torch.device) -> int:
+    """Calls it once or twice; returns how many calls make up a sample."""
     for _ in range(WARM_UP_CALLS):
         start = time.perf_counter()
         function()
         elapsed = 1e3 * (time.perf_counter() - start)
+        if elapsed > LONG_CALL_MS:
+            break
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return 1
     return max(1, min(100, round(MIN_SAMPLE_MS / max(elapsed, 1e-3))))
 
 
-def _sample(function: Callable[[], object], device: torch.device, calls: int, graphs: bool) -> float:
+def sample(function: Callable[[], object], device: torch.device, calls: int, graphs: bool = False) -> float:
+    """Milliseconds of one call."""
     if device.type == "cuda":
         from triton.testing import do_bench, do_bench_cudagraph
 

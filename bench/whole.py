@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.problem import allowed_error, relative_error
-from fastmoe_lora import RAMoELinear, ramoe_layers
+from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_layers
 from unistd import AdapterConfig, TaskSpec, TrunkConfig, UniSTD
 
 QUICK_TRUNK = TrunkConfig(width=64, depth=2, heads=2)
@@ -39,9 +39,10 @@ class _PlainLinear(nn.Linear):
 
 
 def without_adapters(model: UniSTD) -> UniSTD:
-    """A copy in which every RA-MoE layer is the plain ``nn.Linear`` that it adapts: the floor."""
+    """A copy in which every layer of this package is the plain ``nn.Linear`` that it stands for: the floor."""
     model = copy.deepcopy(model)
-    for name, layer in ramoe_layers(model):
+    ours = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, RAMoELinear | FrozenLinear)]
+    for name, layer in ours:
         plain = _PlainLinear(layer.in_features, layer.out_features, device="meta")
         plain.weight, plain.bias = layer.weight, layer.bias
         model.set_submodule(name, plain)

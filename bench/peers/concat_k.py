@@ -16,7 +16,7 @@ class ConcatK(ThreeGemm):
     """
 
     name = "concat-k"
-    title = "concat-K: [x | t] [W | B]ᵀ in torch"
+    title = "concat-K in torch"
     note = "inference only: autograd would compute a gradient of the frozen W along with B's"
     trains = False
 
