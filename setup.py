@@ -45,12 +45,12 @@ setup(
         "unistd": [
             "h5py>=3.10",
             "jinja2>=3",
-            "jsonargparse[signatures]>=4.40",
             "lightning-fabric>=2.5",
             "matplotlib>=3.8",
             "numpy>=1.26",
             "open_clip_torch>=3.0",
             "pillow>=10",
+            "pydantic>=2.7",
             "pyyaml>=6",
             "rich>=13",
             "scikit-image>=0.22",

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastmoe_lora import RAMoELinear, RankOptimizer, rank_budget_loss, set_rank_window
-from fastmoe_lora.ranks import rank_window
+from fastmoe_lora import RAMoELinear, RankOptimizer, rank_budget_loss, rank_window, set_rank_window
 
 PLANTED = ((1, 8), (2, 5, 7), (1, 3, 8, 8))
 RECIPES = ("printed", "ours")

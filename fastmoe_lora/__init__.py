@@ -15,6 +15,7 @@ from .ranks import (
     ramoe_layers,
     rank_budget_loss,
     rank_report,
+    rank_window,
     ranks_frozen,
     set_rank_window,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "rank_budget_loss",
     "rank_diagonal",
     "rank_report",
+    "rank_window",
     "ranks_frozen",
     "save_adapters",
     "set_rank_window",

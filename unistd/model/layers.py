@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastmoe_lora import RAMoELinear
+from fastmoe_lora import FrozenLinear, RAMoELinear
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class LayerFactory:
 
     def linear(self, name: str, in_features: int, out_features: int, std: float) -> nn.Linear:
         """The linear layer of that name; without weights: normal with `std`, bias zero."""
+        linear = self._plain(name, in_features, out_features, std)
+        return FrozenLinear.from_linear(linear) if self.frozen else linear
+
+    def _plain(self, name: str, in_features: int, out_features: int, std: float) -> nn.Linear:
         linear = nn.utils.skip_init(nn.Linear, in_features, out_features)
         with torch.no_grad():
             if self.weights is None:
@@ -33,11 +37,11 @@ class LayerFactory:
             else:
                 linear.weight.copy_(self.weights[f"{name}.weight"])
                 linear.bias.copy_(self.weights[f"{name}.bias"])
-        return linear.requires_grad_(not self.frozen)
+        return linear
 
     def adapted(self, name: str, in_features: int, out_features: int, std: float, **options: object) -> RAMoELinear:
         """The same with routed experts beside it; `options` are those of `RAMoELinear`."""
-        layer = RAMoELinear.from_linear(self.linear(name, in_features, out_features, std), **options)
+        layer = RAMoELinear.from_linear(self._plain(name, in_features, out_features, std), **options)
         layer.weight.requires_grad_(not self.frozen)
         layer.bias.requires_grad_(not self.frozen)
         return layer

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmoe_lora import RankOptimizer, freeze_ranks, rank_budget_loss, ranks_frozen, set_rank_window
+from fastmoe_lora import RankOptimizer, freeze_ranks, rank_budget_loss, rank_window, ranks_frozen, set_rank_window
 from unistd.model import UniSTD
 from unistd.training.config import RankConfig
 
@@ -46,8 +46,7 @@ class RankPhase:
         if step >= self.steps:
             self.freeze()
         elif self.config.recipe == "sampled":
-            left = 1 - step / (self.config.window_share * self.steps)
-            set_rank_window(self.model, 1 + (self.config.window - 1) * max(0.0, left))
+            set_rank_window(self.model, rank_window(step / self.steps, self.config.window, self.config.window_share))
 
     def freeze(self) -> None:
         """Rounds the ranks within the budget, freezes them and drops the columns that are off."""
