@@ -7,7 +7,7 @@
 
 namespace fastmoe_lora {
 
-// Consecutive columns of one expert, as positions in (S, P).
+// Consecutive columns of one expert (in (S, P)).
 struct Run {
   int64_t split, expert, begin, end;
 };
@@ -20,6 +20,8 @@ struct Adapter {
   std::vector<int64_t> source;                // (S, P): e*R + k, or -1 where padded
   std::vector<float> coefficient;             // (S, P): d * scaling, 0 where padded
   std::vector<Run> runs;
+  std::vector<int32_t> gate;    // (S, P): which of the (S, E) gates; padding takes any
+  std::vector<int32_t> octets;  // the same for every eight columns; empty if some eight do not share a gate
 
   int64_t columns() const { return splits * width; }
   int64_t stacked() const { return columns() + (routed ? splits * experts : 0); }  // rows of [A; router]
@@ -31,9 +33,6 @@ Adapter make_adapter(int64_t splits, int64_t experts, int64_t rank, const int32_
 
 // Gradient of `diagonal` (in its shape) from that of the coefficients' d, `grad` (S, P).
 void diagonal_gradient(const Adapter& adapter, const float* diagonal, bool ready, const float* grad, float* out);
-
-// Softmax over the experts of each split of one row of logits (S, E); with top_k over the largest alone.
-void route(const Adapter& adapter, const float* logits, float* gates);
 
 // Forward, `rows` rows. c: products of x~ with [A; router], (rows, ldc). Writes the low-rank product rounded to T (S*P a
 // row), the gates if routed (S*E a row, else they are read), and t = low_rank * gate * coefficient, (S, ldt) a row.

@@ -60,4 +60,7 @@ class Tiles {
 // out[k / 2][columns][2] from 16 rows of 32 contiguous elements: a transposition of pairs. `out_columns` in elements of 4 bytes.
 void transpose_pairs(const uint16_t* const rows[16], uint32_t* out, int64_t out_columns);
 
+// One panel, out[rows / 2][kPanel][2], from kPanel columns of `rows` rows (even) that are the contraction.
+void interleave_rows(const uint16_t* from, int64_t ld, int64_t rows, uint16_t* out);
+
 }  // namespace fastmoe_lora::amx

@@ -5,6 +5,9 @@
 namespace fastmoe_lora {
 namespace {
 
+// Rows that a block of the adapters' gradients contracts over before it is stored, at least.
+constexpr int64_t kOuterRows = 512;
+
 // Where everything of a backward pass lies: shared, then per worker.
 template <class T, class C>
 class Backward {
@@ -18,7 +21,8 @@ class Backward {
     adapted_ = adapter.width > 0;
     needs_products_ = needs.lora_A || needs.router;
     needs_u_ = adapted_ && (needs.x || needs_products_ || needs.lora_B || needs.diag || needs.gates);
-    chunk_ = std::min(round_up(m_, 32), chunk_rows(layout, splits_ * padded_split_ * sizeof(C)));
+    part_ = chunk_rows(layout, splits_ * padded_split_ * sizeof(C));
+    chunk_ = std::min(round_up(m_, 32), std::max(part_, round_up(kOuterRows, part_)));
     rows_ = layout.rows();
   }
 
@@ -48,7 +52,7 @@ class Backward {
   const Dropout dropout_;
   Gradients& out_;
   const T *grad_y_, *low_rank_;
-  int64_t m_, k_, n_, splits_, per_split_, padded_split_, chunk_, rows_, workers_ = 1;
+  int64_t m_, k_, n_, splits_, per_split_, padded_split_, chunk_, part_, rows_, workers_ = 1;
   bool adapted_, needs_products_, needs_u_;
 
   PackedWeight weight_;  // (N, K)
@@ -109,7 +113,7 @@ class Backward {
     t_at_ = own_.reserve<C>(b ? padded_chunk * adapter_.columns() : 0);
     across_at_ = own_.reserve<C>(std::max(grad_a_rows_, grad_b_rows_) * padded_chunk);
     panel_at_ = own_.reserve<C>(std::max(a ? x_.panel_elements() : 0, b ? dy_.panel_elements() : 0));
-    update_at_ = own_.reserve<float>(updates ? padded_chunk * a_.count * a_.width : 0);
+    update_at_ = own_.reserve<float>(updates ? std::min(part_, padded_chunk) * a_.count * a_.width : 0);
     gates_at_ = own_.reserve<float>(rows_ * splits_ * adapter_.experts);
     grad_a_at_ = own_.reserve<float>(grad_a_rows_ * grad_a_ld_);
     grad_b_at_ = own_.reserve<float>(splits_ * grad_b_rows_ * grad_b_ld_);
@@ -119,10 +123,13 @@ class Backward {
   }
 
   void chunk(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t count) {
-    const T* from = grad_y_ + first * n_;
-    const auto dy = stage(layout_, from, count, splits_, per_split_, own_.at<C>(dy_at_, worker));
-    if (needs_u_) gate(multiplier, worker, first, count, dy);
-    if (needs_.x) input_gradient(multiplier, worker, first, count, dy);
+    const auto dy = stage(layout_, grad_y_ + first * n_, count, splits_, per_split_, own_.at<C>(dy_at_, worker));
+    for (int64_t i = 0; i < count; i += part_) {
+      const int64_t part = std::min(part_, count - i);
+      const Staged<T, C> rows{dy.rows + i * dy.ld, dy.ld};
+      if (needs_u_) gate(multiplier, worker, first, i, part, rows);
+      if (needs_.x) input_gradient(multiplier, worker, first, i, part, rows);
+    }
     if (needs_products_) {
       const auto x = staged_x(worker, first, count);
       transpose(own_.at<C>(ds_at_, worker), ld_ds_, count, adapter_.stacked(), own_.at<C>(across_at_, worker),
@@ -139,12 +146,14 @@ class Backward {
     }
   }
 
-  // u = dy B of every split; from it the gradients of the products, t, and the sums for gates and diagonal.
-  void gate(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t count, const Staged<T, C>& dy) {
+  // u = dy B of every split; from it the gradients of the products, t, and the sums for gates and diagonal. Of the chunk
+  // that starts at row `first`, this is the part of `count` rows from `begin` on; so below.
+  void gate(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t begin, int64_t count,
+            const Staged<T, C>& dy) {
     float *u = own_.at<float>(u_at_, worker), *grad_d = own_.at<float>(grad_d_at_, worker);
     const int64_t experts = splits_ * adapter_.experts, columns = adapter_.columns();
     for (int64_t i = 0; i < count; i += rows_) {
-      const int64_t block = std::min(rows_, count - i), row = first + i;
+      const int64_t block = std::min(rows_, count - i), at = begin + i, row = first + at;
       for (int64_t s = 0; s < splits_; s++) {
         const Term<C> term{dy.rows + i * dy.ld + s * (dy.ld / splits_), dy.ld, shared_.at<C>(b_at_) + s * b_.elements(),
                            b_.k};
@@ -152,15 +161,17 @@ class Backward {
       }
       gate_rows_backward<T, C>(
           adapter_, block, u, ld_u_, low_rank_ + row * columns, data<float>(*o_.gates) + row * experts,
-          own_.at<C>(ds_at_, worker) + i * ld_ds_, ld_ds_,
-          needs_.lora_B ? own_.at<C>(t_at_, worker) + i * columns : nullptr,
+          own_.at<C>(ds_at_, worker) + at * ld_ds_, ld_ds_,
+          needs_.lora_B ? own_.at<C>(t_at_, worker) + at * columns : nullptr,
           needs_.gates ? mutable_data<float>(out_.gates) + row * experts : nullptr, grad_d);
     }
   }
 
   // dx = dy W + mask / (1 - p) * (ds [A; router])
-  void input_gradient(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t count, const Staged<T, C>& dy) {
-    const C* ds = own_.at<C>(ds_at_, worker);
+  void input_gradient(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t begin, int64_t count,
+                      const Staged<T, C>& dy) {
+    const C* ds = own_.at<C>(ds_at_, worker) + begin * ld_ds_;
+    first += begin;
     const int64_t ld_update = a_.count * a_.width;
     float* update = adapted_ && dropout_.active ? own_.at<float>(update_at_, worker) : nullptr;
     if (update) {
@@ -212,9 +223,14 @@ class Backward {
     C* panel = own_.at<C>(panel_at_, worker);
     std::vector<const C*> source(count);
     for (int64_t column = 0; column < columns; column += panels.width) {
-      for (int64_t i = 0; i < count; i++) source[i] = from + i * ld + column;
       const int64_t width = std::min(panels.width, columns - column);
-      pack_rows(source.data(), width, count, panels, panel);
+      if (layout_.engine == Engine::kAmx && width == panels.width && count == padded) {
+        amx::interleave_rows(reinterpret_cast<const uint16_t*>(from + column), ld, count,
+                             reinterpret_cast<uint16_t*>(panel));
+      } else {
+        for (int64_t i = 0; i < count; i++) source[i] = from + i * ld + column;
+        pack_rows(source.data(), width, count, panels, panel);
+      }
       for (int64_t i = 0; i < rows; i += rows_) {
         const Term<C> term{own_.at<C>(across_at_, worker) + i * padded, padded, panel, padded};
         multiplier.sum(std::min(rows_, rows - i), width, panels.width, &term, 1, sums + i * ld_sums + column, ld_sums,
