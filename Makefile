@@ -1,11 +1,11 @@
-# make demo | test | lint | setup: each works in a fresh clone (Linux, Python >= 3.11, pip, a C++ compiler) and says what it runs.
+# Each target works in a fresh clone (Linux, Python >= 3.11, pip, a C++ compiler) and says what it runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup bench bench-cpu aot aot-oldest gpu-check clean
 
 demo: setup
 	$(BIN)/unistd train --config demo
@@ -26,5 +26,27 @@ $(READY): setup.py pyproject.toml constraints.txt $(wildcard kernels/cpu/*)
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[unistd,bench,dev]"
 	touch $(READY)
 
+# All comparisons that this machine can run, their figures, and the tables of the READMEs.
+bench: setup
+	$(BIN)/python -m bench all
+
+# The CPU backend against its targets, and the whole training step.
+bench-cpu: setup
+	$(BIN)/python -m bench cpu_targets
+
+# Every Triton kernel with every plan, compiled ahead of time: registers, spills, shared memory, wgmma. No GPU needed.
+aot: setup
+	$(BIN)/python bench/aot.py
+
+# The same under the oldest Triton that is supported, in an environment with nothing else in it.
+aot-oldest:
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet triton==3.6.0
+	.venv-oldest/bin/python bench/aot.py
+
+# On a machine with a GPU and torch: correctness, launches, plan search, timings; at most eight minutes.
+gpu-check:
+	PYTHONPATH=. $(PYTHON) bench/gpu_check.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info fastmoe_lora/*.so
+	rm -rf $(VENV) .venv-oldest build *.egg-info fastmoe_lora/*.so
