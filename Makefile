@@ -7,8 +7,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo test lint setup bench bench-cpu aot aot-oldest gpu-check clean
 
+# Starts the run, or goes on with one that was stopped.
 demo: setup
-	$(BIN)/unistd train --config demo
+	$(BIN)/unistd train --config demo --resume
 
 test: setup
 	$(BIN)/python -m pytest
