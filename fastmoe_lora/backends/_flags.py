@@ -3,38 +3,40 @@
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 20  # int32 elements handed out to captured launches, 4 MB a device
+_CHUNK = 1 << 20  # counters (4 MB) set aside for launches that are captured in CUDA graphs
 _by_stream: dict[tuple[torch.device, int], Tensor] = {}
-_for_graphs: dict[torch.device, tuple[Tensor, int]] = {}
+_set_aside: dict[torch.device, Tensor] = {}  # what is left of the current chunk
+_handed_out: list[Tensor] = []  # a graph does not keep the memory alive that it was captured with
 
 
 def flags(count: int, device: torch.device) -> Tensor:
     """At least ``count`` zeros that no launch running at the same time uses.
 
-    Launches on one stream follow each other and share. A launch captured in a CUDA graph may be replayed beside any
-    other, so it owns its counters.
+    Launches on one stream follow each other and share. A captured launch may be replayed beside any other, so it owns
+    its counters for good; they are zeroed outside of the capture, so that the graph holds the launch and nothing else.
     """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if device.type != "cuda":
+        return _shared(count, device, 0)
+    if torch.cuda.is_current_stream_capturing():
         return _owned(count, device)
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    left = _set_aside.get(device)
+    if left is None or left.numel() < _CHUNK // 2:
+        _set_aside[device] = torch.zeros(_CHUNK, dtype=torch.int32, device=device)
+    return _shared(count, device, torch.cuda.current_stream(device).cuda_stream)
+
+
+def _shared(count: int, device: torch.device, stream: int) -> Tensor:
     found = _by_stream.get((device, stream))
     if found is None or found.numel() < count:
         found = torch.zeros(max(count, 4096), dtype=torch.int32, device=device)
         _by_stream[device, stream] = found
-        reserve(device)
     return found
 
 
-def reserve(device: torch.device) -> None:
-    """Zeros for later captures, made outside of any: a captured launch then needs no second node to clear its own."""
-    if device.type == "cuda" and device not in _for_graphs:
-        _for_graphs[device] = torch.zeros(_CHUNK, dtype=torch.int32, device=device), 0
-
-
 def _owned(count: int, device: torch.device) -> Tensor:
-    chunk, used = _for_graphs.get(device, (None, _CHUNK))
-    end = used + -(-count // 32) * 32
-    if chunk is None or end > chunk.numel():
+    left = _set_aside.get(device)
+    if left is None or left.numel() < count:  # no eager launch before the capture: the graph gets a second node
         return torch.zeros(count, dtype=torch.int32, device=device)
-    _for_graphs[device] = chunk, end
-    return chunk[used:end]
+    own, _set_aside[device] = left[:count], left[-(-count // 32) * 32 :]
+    _handed_out.append(own)
+    return own

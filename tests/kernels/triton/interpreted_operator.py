@@ -40,7 +40,7 @@ def use(monkeypatch):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_right_at_odd_shapes(case, dtype, use):
     use(QUEUE)
-    assert_right(case, "triton", dtype, draws=1 if dtype == torch.float32 else 3)
+    assert_right(case, "triton", dtype, draws=1 if dtype == torch.float32 else 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -61,17 +61,18 @@ def test_right_with_master_weights(case, use):
     assert_right(case, "triton", torch.float16, adapter_dtype=torch.float32)
 
 
-@pytest.mark.parametrize("needed", ["x", "lora_A", "lora_B", "diag", "router_weight", "weight", "bias"])
-def test_each_gradient_alone_is_the_same_bits(needed, use):
+def test_each_gradient_alone_is_the_same_bits(use):
     use(QUEUE)
-    together = run(ALIGNED.arguments(torch.float32), "triton")
-    arguments = {
-        name: value.detach().requires_grad_(name == needed) if torch.is_tensor(value) and value.requires_grad else value
-        for name, value in ALIGNED.arguments(torch.float32).items()
-    }
-    alone = run(arguments, "triton")
-    assert set(alone) == {"y", needed}
-    assert torch.equal(alone[needed], together[needed])
+    case = replace(ALIGNED, tokens=20, splits=1, experts=3)
+    together = run(case.arguments(torch.float32), "triton")
+    for needed in together.keys() - {"y"}:
+        arguments = {
+            name: value.detach().requires_grad_(name == needed) if name in together else value
+            for name, value in case.arguments(torch.float32).items()
+        }
+        alone = run(arguments, "triton")
+        assert set(alone) == {"y", needed}
+        assert torch.equal(alone[needed], together[needed])
 
 
 def test_every_plan_gives_the_gates_and_the_low_rank_product_that_backward_needs(use):
@@ -81,9 +82,9 @@ def test_every_plan_gives_the_gates_and_the_low_rank_product_that_backward_needs
     a = ALIGNED.arguments(torch.float64)
     rest = (0, 0.7, 0.0, None)
     names = ("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_weight", "columns")
-    operands = [a.get(name) for name in names]
+    operands = [v if v is None else v.detach() for v in map(a.get, names)]
     _, low_rank, gates = packed.forward(*operands, *rest)
-    single = [v if v is None else v.detach().float() for v in operands]
+    single = [v if v is None else v.float() for v in operands]
     for plan in PLANS.values():
         use(plan)
         _, got_low_rank, got_gates = triton.forward(*single, *rest)

@@ -1,0 +1,145 @@
+"""One command for a machine with a GPU: is everything right there, which plans are fastest, how fast is it.
+
+    python -m bench.gpu_check [--out DIR] [--minutes 8]
+
+Every part runs in processes of its own under a time limit and writes a line per item as it goes, so that neither a
+crash nor a kernel that never ends costs more than its item. Writes DIR/gpu_check.json (machine, versions, clocks, every
+item) and DIR/plans.json (the plan table with the search's winners in front), prints a table, and fails if an item did.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from bench.gpu_items import Log
+
+ROOT = Path(__file__).resolve().parent.parent
+RERUNS = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """`module`.`name`(log, shard, shards) does its share of the items. seconds: its limit, reruns included."""
+
+    name: str
+    module: str
+    seconds: int
+    processes: int = 1
+
+
+# Most wanted first: what does not fit the time is left out at the end.
+PARTS = (
+    Part("smoke", "gpu_items", 75, 3),
+    Part("candidates", "gpu_search", 130, 12),
+    Part("search", "gpu_search", 70),
+    Part("timings", "gpu_timings", 75),
+    Part("launches", "gpu_items", 40),
+    Part("integration", "gpu_items", 90, 6),
+    Part("correctness", "gpu_items", 120, 12),
+    Part("rivals", "gpu_timings", 100, 1),
+    Part("sanitizer", "gpu_items", 60),
+)
+
+
+def run_part(part: Part, folder: Path, deadline: float) -> list[dict]:
+    """Runs the part's processes, and those that died or were stuck again, without the items that they had started."""
+    end = min(deadline, time.monotonic() + part.seconds)
+    shards = list(range(part.processes))
+    for _ in range(1 + RERUNS):
+        shards = _unfinished(part, folder, shards, end)
+        if not shards or time.monotonic() > end - 5:
+            break
+    return [row for shard in range(part.processes) for row in Log(folder, part.name, shard).read()]
+
+
+def _unfinished(part: Part, folder: Path, shards: list[int], end: float) -> list[int]:
+    """Starts a process per shard; returns the shards whose process failed or had to be ended."""
+    running = {}
+    for shard in shards:
+        command = [sys.executable, "-m", "bench.gpu_check", "--out", str(folder)]
+        command += ["--part", part.name, "--shard", str(shard)]
+        with (folder / f"{part.name}.{shard}.log").open("a") as output:
+            running[shard] = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+    failed = []
+    for shard, process in running.items():
+        try:
+            if process.wait(max(0.1, end - time.monotonic())):
+                failed.append(shard)
+        except subprocess.TimeoutExpired:
+            failed.append(shard)
+            os.killpg(process.pid, signal.SIGKILL)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                print(f"{part.name}: a process does not end", flush=True)
+    return failed
+
+
+def work(part: Part, folder: Path, shard: int) -> None:
+    """In a process of its own: the items of one shard."""
+    module = import_module(f"bench.{part.module}")
+    module.prepare(folder)
+    getattr(module, part.name)(Log(folder, part.name, shard), shard, part.processes)
+
+
+def table(name: str, rows: list[dict]) -> str:
+    """The items of a part, those at fault first, as text."""
+    lines = [f"== {name}: {sum(row['ok'] for row in rows)} of {len(rows)} right"]
+    shown = [row for row in rows if not row["ok"]] + [row for row in rows if row["ok"] and row.get("show", True)]
+    for row in shown:
+        values = {key: value for key, value in row.items() if key not in ("item", "ok", "state", "show")}
+        text = "  ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+        )
+        lines.append(f"{'  ' if row['ok'] else '! '}{row['item']:58} {text[:230]}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "gpu", help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what does not fit is left out")
+    parser.add_argument("--part", choices=[part.name for part in PARTS], help="internal: do one part's work")
+    parser.add_argument("--shard", type=int, default=0, help="internal")
+    arguments = parser.parse_args()
+    if arguments.part:
+        work(next(part for part in PARTS if part.name == arguments.part), arguments.out, arguments.shard)
+        return 0
+    import torch
+
+    from bench.machine import commit, describe_machine, describe_versions
+
+    if not torch.cuda.is_available():
+        print("gpu_check: no CUDA or ROCm device here")
+        return 2
+    started = time.monotonic()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for old in (*arguments.out.glob("*.jsonl"), *arguments.out.glob("*.log"), arguments.out / "plans.json"):
+        old.unlink(missing_ok=True)
+    result = {"machine": describe_machine(torch.device("cuda")), "versions": describe_versions(), "commit": commit()}
+    print(json.dumps(result), flush=True)
+    result["parts"] = {}
+    for part in PARTS:
+        left = arguments.minutes * 60 - (time.monotonic() - started)
+        if left < 15:
+            print(f"== {part.name}: left out, no time", flush=True)
+            result["parts"][part.name] = None
+        else:
+            began = time.monotonic()
+            rows = run_part(part, arguments.out, time.monotonic() + left)
+            result["parts"][part.name] = rows
+            print(f"{table(part.name, rows)}\n   {time.monotonic() - began:.0f} s", flush=True)
+        (arguments.out / "gpu_check.json").write_text(json.dumps(result, indent=1) + "\n")
+    parts = result["parts"].values()
+    return 0 if all(rows and all(row["ok"] for row in rows) for rows in parts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""Plan search of `bench.gpu_check`: every candidate is compiled and checked in parallel, then timed alone."""
+
+import json
+from dataclasses import asdict, replace
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from bench.gpu_items import DEVICE, Log, errors, paper_case, place, prepare, share
+
+__all__ = ["candidates", "prepare", "search"]
+
+TOKENS = (256, 1024, 4096, 16384, 65536)
+CHECKED_TOKENS = 700
+PROBLEMS = {
+    "qkv": {},
+    "proj": {"out_features": 768, "splits": 1, "experts": 2},
+    "compacted": {"compacted": True},
+}
+
+
+def plans(kind: str) -> list:
+    """What could win on Hopper, see bench/NOTES.md; what spills or does not fit shared memory there is left out."""
+    from fastmoe_lora.backends._plan import Plan
+
+    if kind == "grad_weight":
+        shapes = [(128, 64, 4, 3), (128, 64, 4, 4), (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 8, 3), (64, 64, 4, 4)]
+        return [Plan("queue", 64, bn, bk, w, s, per_sm=p) for (bn, bk, w, s), p in product(shapes, (1, 2, 4))]
+    found = []
+    big = [(128, 256, 64, 8, 3, 1), (128, 256, 64, 8, 4, 1), (128, 128, 64, 8, 3, 2), (128, 128, 64, 8, 4, 1)]
+    small = [(128, 128, 64, 4, 3, 2), (64, 256, 64, 4, 3, 1), (64, 256, 64, 8, 3, 1), (64, 128, 64, 4, 4, 2)]
+    small += [(64, 128, 64, 4, 3, 3), (64, 64, 64, 4, 4, 3)]
+    for shape in big + small:
+        for tma, group in product((True, False), (8, 32) if shape in big[:2] else (8,)):
+            bm, bn, bk, warps, stages, per_sm = shape
+            plan = Plan("queue", bm, bn, bk, warps, stages, group=group, per_sm=per_sm, tma=tma)
+            found.append(plan)
+            if kind == "forward" and warps == 8:
+                found.append(replace(plan, merge=True))
+    found.append(Plan("two_launch", 128, 256, 64, 8, 3, group=16, tma=True, merge=kind == "forward"))
+    if kind == "forward":
+        shapes = [
+            (64, 64, 64, 4, 3),
+            (64, 128, 64, 4, 3),
+            (64, 128, 64, 8, 3),
+            (128, 64, 64, 4, 3),
+            (128, 128, 64, 8, 3),
+        ]
+        found += [Plan("recompute", *shape) for shape in shapes]
+    return found
+
+
+def items() -> list[tuple[str, str, object]]:
+    """(kind, problem, plan) that can run, each once."""
+    from fastmoe_lora.backends import _plan
+
+    found = {}
+    for name, kind in product(PROBLEMS, _plan.KINDS):
+        geometry = Bench(name, 8).geometry
+        for plan in plans(kind):
+            if _plan.runs(kind, plan, geometry):
+                found[kind, name, _plan.fit(kind, plan, geometry)] = None
+    return list(found)
+
+
+class Bench:
+    """One problem at one M on the GPU: runs a kernel with a plan of our choice."""
+
+    def __init__(self, problem: str, tokens: int, dtype: torch.dtype = torch.bfloat16):
+        from fastmoe_lora.backends._launch import geometry_of
+
+        arguments = place(paper_case(tokens, **PROBLEMS[problem]).arguments(dtype))
+        a = {name: value.detach() if torch.is_tensor(value) else value for name, value in arguments.items()}
+        self.a = a
+        self.operands = [a.get(name) for name in ("lora_A", "lora_B", "diag", "gates", "router_weight", "columns")]
+        adapter, _, diag, _, router, columns = self.operands
+        self.geometry = geometry_of(a["weight"], adapter, diag, router, columns, 0, 0.0)
+        self.needs = [True, False, False, True, True, columns is None, False, True]
+
+    def grad(self) -> Tensor:
+        generator = torch.Generator(device=DEVICE).manual_seed(2)
+        shape = (self.a["x"].shape[0], self.geometry.n)
+        return torch.randn(shape, generator=generator, device=DEVICE).to(self.a["x"].dtype)
+
+    def forward(self, plan) -> tuple[Tensor, ...]:
+        from fastmoe_lora.backends import triton
+
+        a = self.a
+        return triton.run_forward(
+            self.geometry, plan, a["x"], a["weight"], a["bias"], *self.operands, 0, 1.0, 0.0, None
+        )
+
+    def backward(self, input_plan, weight_plan, grad: Tensor, saved: tuple[Tensor, ...], needs=None):
+        from fastmoe_lora.backends import triton
+
+        adapter, b, diag, _, router, columns = self.operands
+        operands = grad, self.a["x"], self.a["weight"], adapter, b, diag, saved[2], router, columns, saved[1]
+        return triton.run_backward(
+            self.geometry, input_plan, weight_plan, *operands, 1.0, 0.0, None, needs or self.needs
+        )
+
+    def expected(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """By the packed backend in `dtype`."""
+        from fastmoe_lora.backends import packed
+
+        cast = {n: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for n, v in self.a.items()}
+        precision = torch.promote_types(dtype, torch.float32)
+        adapter, b, _, _, router, columns = (
+            cast.get(n) for n in ("lora_A", "lora_B", "diag", "gates", "router_weight", "columns")
+        )
+        diag = self.a["diag"].to(precision)
+        operands = cast["x"], cast["weight"], cast["bias"], adapter, b, diag, None, router, columns
+        y, low_rank, gates = packed.forward(*operands, 0, 1.0, 0.0, None)
+        operands = self.grad().to(dtype), *operands[:2], adapter, b, diag, gates, router, columns, low_rank
+        return self.named(y, packed.backward(*operands, 1.0, 0.0, None, self.needs))
+
+    def named(self, y: Tensor, gradients: tuple) -> dict[str, Tensor]:
+        names = ("x", "", "", "lora_A", "lora_B", "diag", "", "router_weight")
+        wanted = {n: g for n, g, need in zip(names, gradients, self.needs, strict=True) if need}
+        return {"y": y} | wanted
+
+
+def default_plan(kind: str, bench: Bench, tokens: int):
+    from fastmoe_lora.backends import _plan
+    from fastmoe_lora.backends._launch import device_name
+
+    return _plan.choose(kind, device_name(bench.a["x"].device), bench.geometry, tokens)
+
+
+def candidates(log: Log, shard: int, shards: int) -> None:
+    """Compiles (into the cache that the search finds) and checks each candidate, at an M that fills no tile."""
+    benches, wanted = {}, {}
+    for kind, name, plan in share(items(), shard, shards):
+
+        def check(kind=kind, name=name, plan=plan) -> dict:
+            if name not in benches:
+                benches[name] = Bench(name, CHECKED_TOKENS)
+                wanted[name] = [benches[name].expected(dtype) for dtype in (torch.bfloat16, torch.float64)]
+            bench = benches[name]
+            chosen = {k: default_plan(k, bench, CHECKED_TOKENS) for k in ("forward", "grad_input", "grad_weight")} | {
+                kind: plan
+            }
+            saved = bench.forward(chosen["forward"])
+            gradients = bench.backward(chosen["grad_input"], chosen["grad_weight"], bench.grad(), saved)
+            plain, exact = wanted[name]
+            return errors(bench.named(saved[0], gradients), plain, exact, 16) | {"plan": asdict(plan), "show": False}
+
+        log.item(f"{kind} {name} {short(plan)}", check)
+
+
+def short(plan) -> str:
+    extra = ("+tma" if plan.tma else "") + ("+merge" if plan.merge else "")
+    return f"{plan.mode} {plan.bm}x{plan.bn}x{plan.bk} w{plan.warps} s{plan.stages} g{plan.group} p{plan.per_sm}{extra}"
+
+
+def search(log: Log, shard: int, shards: int) -> None:
+    """Times the candidates that were right, problem by problem and M by M; then writes the table."""
+    from fastmoe_lora.backends import _plan
+
+    right = {}
+    for number in range(64):
+        for row in Log(log.folder, "candidates", number).read():
+            if row["ok"] and "plan" in row:
+                kind, name = row["item"].split()[:2]
+                right.setdefault((kind, name), []).append(_plan.Plan(**row["plan"]))
+    for tokens in (16384, 4096, 65536, 1024, 256):
+        for name in PROBLEMS:
+            bench = Bench(name, tokens)
+            grad = bench.grad()
+            for kind in _plan.KINDS:
+                choices = right.get((kind, name), [])
+                if tokens > 2048:
+                    choices = [plan for plan in choices if plan.mode != "recompute"]
+                log.item(f"{kind} {name} M {tokens}", lambda k=kind, b=bench, g=grad, c=choices: _fastest(k, b, g, c))
+            write_table(log)
+
+
+def _fastest(kind: str, bench: Bench, grad: Tensor, choices: list) -> dict:
+    """Two rounds: all once, then the best few for longer."""
+    from triton.testing import do_bench
+
+    saved = bench.forward(default_plan("forward", bench, grad.shape[0]))
+    weight_plan = default_plan("grad_weight", bench, grad.shape[0])
+    input_plan = default_plan("grad_input", bench, grad.shape[0])
+    only_input = [True, *([False] * 7)]
+
+    def call(plan):
+        if kind == "forward":
+            return lambda: bench.forward(plan)
+        if kind == "grad_input":
+            return lambda: bench.backward(plan, weight_plan, grad, saved, only_input)
+        return lambda: bench.backward(input_plan, plan, grad, saved)
+
+    times = {plan: do_bench(call(plan), warmup=2, rep=4, quantiles=[0.5]) for plan in choices}
+    best = sorted(times, key=times.get)[:4]
+    times |= {plan: do_bench(call(plan), warmup=4, rep=15, quantiles=[0.5]) for plan in best}
+    winner = min(best, key=times.get)
+    ranking = [{"plan": short(plan), "ms": round(times[plan], 4)} for plan in sorted(times, key=times.get)]
+    return {"ms": times[winner], "winner": short(winner), "plan": asdict(winner), "ranking": ranking}
+
+
+def write_table(log: Log) -> None:
+    """plans.json: the shipped table with the winners in front, smaller M first (the first row that serves is taken)."""
+    from fastmoe_lora.backends import _plan
+    from fastmoe_lora.backends._launch import device_name
+
+    section = _plan.architecture(device_name(DEVICE))
+    full = _plan.table()
+    rows: dict[str, list[tuple[int, dict]]] = {kind: [] for kind in _plan.KINDS}
+    for row in log.read():
+        if not row["ok"]:
+            continue
+        kind, name, _, tokens = row["item"].split()
+        geometry = Bench(name, 8).geometry
+        key = {"bits": 16, "n": geometry.n, "k": geometry.k, "width": geometry.block, "grouped": geometry.grouped}
+        limit = int(tokens) * 2 if int(tokens) < max(TOKENS) else None
+        rows[kind].append((int(tokens), key | ({"m": limit} if limit else {}) | row["plan"]))
+    for kind, found in rows.items():
+        full[section][kind] = [row for _, row in sorted(found, key=lambda pair: pair[0])] + full[section][kind]
+    (log.folder / "plans.json").write_text(dump(full))
+
+
+def dump(full: dict) -> str:
+    """As committed: one row a line."""
+    sections = []
+    for section, kinds in full.items():
+        parts = [
+            f'  "{k}": [\n' + ",\n".join("   " + json.dumps(row) for row in rows) + "\n  ]" for k, rows in kinds.items()
+        ]
+        sections.append(f' "{section}": {{\n' + ",\n".join(parts) + "\n }")
+    return "{\n" + ",\n".join(sections) + "\n}\n"

@@ -1,0 +1,136 @@
+"""Timings of `bench.gpu_check`: the layer beside the frozen linear and its rivals, eager and as CUDA graphs."""
+
+import statistics
+import time
+from functools import partial
+
+import torch
+
+from bench.gpu_items import DEVICE, Log, prepare
+from bench.peers import PEERS
+from bench.problem import Problem
+from bench.timing import interleaved, paired_ratio
+
+__all__ = ["prepare", "rivals", "timings"]
+
+TOKENS = (16384, 4096, 65536)
+SECONDS = 1.5
+# Whole layer over the frozen linear: what we want to reach.
+TARGETS = {"forward": 1.20, "forward+backward": 1.30, "compacted forward": 1.12}
+RIVALS = ("three-gemm", "concat-k", "hydralora", "compile-max-autotune")
+
+
+def qkv(tokens: int) -> Problem:
+    return Problem("qkv", tokens, 768, 2304, S=3)
+
+
+def proj(tokens: int) -> Problem:
+    return Problem("proj", tokens, 768, 768, E=2)
+
+
+class Entrant:
+    """A peer on one problem, its forward and its forward+backward as calls without arguments."""
+
+    def __init__(self, name: str, problem: Problem, compact: bool = False):
+        weights = problem.weights(torch.bfloat16, DEVICE)
+        peer = PEERS[name]
+        self.model = peer(peer.problem(weights)).to(DEVICE)
+        if compact:
+            from fastmoe_lora import freeze_ranks
+
+            with torch.no_grad():
+                self.model.layer.rank.fill_(4.0)
+            freeze_ranks(self.model)
+        self.x = self.model.prepare(weights.x)
+        self.input = self.x.clone().requires_grad_()
+        self.leaves = [self.input, *(p for p in self.model.parameters() if p.requires_grad)]
+        with torch.no_grad():
+            parts = self.model(self.x)
+        self.grads = list(weights.grad.split([part.shape[1] for part in parts], dim=1))
+
+    def forward(self):
+        with torch.no_grad():
+            return self.model(self.x)
+
+    def both(self):
+        return torch.autograd.grad(self.model(self.input), self.leaves, self.grads)
+
+
+def paired(functions: dict, over: str, seconds: float = SECONDS) -> dict:
+    """Milliseconds of each and the ratio of the first to `over`: cold L2 eager, warm L2 as a CUDA graph."""
+    found = {}
+    for label, graphs in (("eager", False), ("graph", True)):
+        samples, failed = interleaved(functions, DEVICE, seconds, graphs=graphs)
+        first = next(iter(functions))
+        for name, values in samples.items():
+            found[f"{name} {label} ms"] = statistics.median(values)
+        if first in samples and over in samples:
+            found[f"ratio {label}"] = paired_ratio(samples[first], samples[over]).median
+        found |= {f"{name} {label} failed": reason for name, reason in failed.items()}
+    return found
+
+
+def against_linear(tokens: int, what: str) -> dict:
+    ours = Entrant("triton", qkv(tokens), compact=what.startswith("compacted"))
+    linear = Entrant("linear", qkv(tokens))
+    call = "both" if what == "forward+backward" else "forward"
+    found = paired({"triton": getattr(ours, call), "linear": getattr(linear, call)}, "linear")
+    return found | {"target": TARGETS[what]}
+
+
+def overhead() -> dict:
+    """Host time per eager call over F.linear's, the GPU idle behind it: M = 256."""
+    entrants = {name: Entrant(name, qkv(256)) for name in ("triton", "linear")}
+    times: dict[str, list[float]] = {name: [] for name in entrants}
+    for _ in range(50):
+        for name, entrant in entrants.items():
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            for _ in range(20):
+                entrant.forward()
+            times[name].append((time.perf_counter() - started) / 20 * 1e6)
+    us = {f"{name} us": statistics.median(values) for name, values in times.items()}
+    return us | {"over linear us": us["triton us"] - us["linear us"], "target": 25}
+
+
+def memory() -> dict:
+    """Bytes kept between forward and backward, over the frozen linear's: QKV, M = 16384."""
+    kept = {}
+    for name in ("triton", "linear", "hydralora"):
+        entrant = Entrant(name, qkv(16384))
+        entrant.both()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        outputs = entrant.model(entrant.input)
+        kept[name] = torch.cuda.memory_allocated() - before
+        del outputs
+    x_bytes = 16384 * 768 * 2  # the input is the caller's: it is saved by every entrant, and counted for every one
+    return {f"{name} over linear": (kept[name] + x_bytes) / (kept["linear"] + x_bytes) for name in kept} | {
+        "target": 1.15
+    }
+
+
+def timings(log: Log, shard: int, shards: int) -> None:
+    """The layer over the frozen linear, host time, memory."""
+    for tokens in TOKENS:
+        for what in TARGETS:
+            log.item(f"QKV {what} M {tokens}", partial(against_linear, tokens, what))
+    log.item("host time per call, M 256", overhead)
+    log.item("kept for backward, M 16384", memory)
+
+
+def rivals(log: Log, shard: int, shards: int) -> None:
+    """The layer beside those that compute the same; the one that compiles for long comes last."""
+
+    def beside(peer: str, problem: Problem) -> dict:
+        ours, rival = Entrant("triton", problem), Entrant(peer, problem)
+        found = paired({peer: rival.forward, "triton": ours.forward}, "triton", 0.6)
+        result = {f"forward {key}": value for key, value in found.items() if key.startswith("ratio")}
+        if PEERS[peer].trains:
+            found = paired({peer: rival.both, "triton": ours.both}, "triton", 0.8)
+            result |= {f"both {key}": value for key, value in found.items() if "ratio" in key or "failed" in key}
+        return result
+
+    for peer in RIVALS:
+        for problem in (qkv(16384), proj(16384), qkv(4096), proj(4096)):
+            log.item(f"{peer} over ours, {problem.name} M {problem.M}", partial(beside, peer, problem), 80)
