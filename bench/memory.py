@@ -15,7 +15,7 @@ from bench.record import FAILED, MEASURED, Entry, Group, Record
 from bench.session import collect
 from bench.timing import describe
 
-KEPT, PEAK = "kept for backward", "peak of forward and backward"
+KEPT, PEAK = "kept for backward", "peak of both passes"
 SIZES = {"cpu": ["qkv", "proj"], "cuda": ["qkv", "qkv-1024", "llm"]}
 
 
