@@ -57,7 +57,7 @@ GEOMETRIES = {
     "qkv fp32": replace(QKV, bits=32),
     "odd fp32": Geometry(100, 75, 3, 16, 7, 112, routed=True, bits=32),
 }
-QUICK = ("qkv", "qkv compacted")
+QUICK = ("qkv",)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ item) and DIR/plans.json (the plan table with the search's winners in front), pr
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -63,7 +65,7 @@ def _unfinished(part: Part, folder: Path, shards: list[int], end: float) -> list
     """Starts a process per shard; returns the shards whose process failed or had to be ended."""
     running = {}
     for shard in shards:
-        command = [sys.executable, "-m", "bench.gpu_check", "--out", str(folder)]
+        command = [sys.executable, "-m", "bench.gpu_check", "--work", str(folder)]
         command += ["--part", part.name, "--shard", str(shard)]
         with (folder / f"{part.name}.{shard}.log").open("a") as output:
             running[shard] = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
@@ -102,15 +104,22 @@ def table(name: str, rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def last_words(part: Part, folder: Path) -> dict[str, str]:
+    """The end of what each of the part's processes printed."""
+    logs = {path.name: path.read_text(errors="replace")[-3000:] for path in folder.glob(f"{part.name}.*.log")}
+    return {name: text for name, text in logs.items() if text.strip()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "gpu", help="folder for the results")
     parser.add_argument("--minutes", type=float, default=8.0, help="what does not fit is left out")
     parser.add_argument("--part", choices=[part.name for part in PARTS], help="internal: do one part's work")
+    parser.add_argument("--work", type=Path, help="internal: where parts leave their lines")
     parser.add_argument("--shard", type=int, default=0, help="internal")
     arguments = parser.parse_args()
     if arguments.part:
-        work(next(part for part in PARTS if part.name == arguments.part), arguments.out, arguments.shard)
+        work(next(part for part in PARTS if part.name == arguments.part), arguments.work, arguments.shard)
         return 0
     import torch
 
@@ -121,8 +130,7 @@ def main() -> int:
         return 2
     started = time.monotonic()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for old in (*arguments.out.glob("*.jsonl"), *arguments.out.glob("*.log"), arguments.out / "plans.json"):
-        old.unlink(missing_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="gpu_check"))
     result = {"machine": describe_machine(torch.device("cuda")), "versions": describe_versions(), "commit": commit()}
     print(json.dumps(result), flush=True)
     result["parts"] = {}
@@ -133,10 +141,14 @@ def main() -> int:
             result["parts"][part.name] = None
         else:
             began = time.monotonic()
-            rows = run_part(part, arguments.out, time.monotonic() + left)
+            rows = run_part(part, folder, time.monotonic() + left)
             result["parts"][part.name] = rows
             print(f"{table(part.name, rows)}\n   {time.monotonic() - began:.0f} s", flush=True)
+            if not all(row["ok"] for row in rows):
+                result.setdefault("logs", {})[part.name] = last_words(part, folder)
         (arguments.out / "gpu_check.json").write_text(json.dumps(result, indent=1) + "\n")
+        if (folder / "plans.json").is_file():
+            shutil.copy(folder / "plans.json", arguments.out)
     parts = result["parts"].values()
     return 0 if all(rows and all(row["ok"] for row in rows) for rows in parts) else 1
 

@@ -1,6 +1,7 @@
 """What every launch needs from torch: the device's name and size, the geometry, descriptors, dropout's integers."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -35,7 +36,9 @@ def geometry_of(
     columns: Tensor | None,
     top_k: int,
     dropout: float,
+    *streamed: Tensor,
 ) -> Geometry:
+    """streamed: what a descriptor may be made of, besides the weight."""
     n, k = weight.shape
     splits, experts, max_rank, _ = lora_A.shape
     return Geometry(
@@ -52,6 +55,7 @@ def geometry_of(
         columns is not None,
         weight.element_size() * 8,
         lora_A.dtype != weight.dtype,
+        all(tensor.data_ptr() % 16 == 0 for tensor in (weight, *streamed)),
     )
 
 
@@ -65,6 +69,13 @@ def check(x: Tensor) -> None:
         )
     if x.device.type != "cuda" and not INTERPRETED:
         raise ValueError(f"x: got a tensor on {x.device}, expected one on a GPU for backend 'triton'")
+
+
+def on_device(x: Tensor) -> AbstractContextManager:
+    """Triton launches on the current device: makes it x's."""
+    if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)
 
 
 def described(tensor: Tensor, rows: int, columns: int, tma: bool):

@@ -30,6 +30,7 @@ class Geometry:
     compact: bool = False
     bits: int = 16  # of the compute dtype
     master: bool = False  # adapters in float32 beside a 16-bit compute dtype
+    aligned: bool = True  # x, the weight and the gradient of y begin at multiples of 16 bytes
 
     @property
     def split_n(self) -> int:
@@ -136,7 +137,7 @@ def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
 
 def _tma(kind: str, plan: Plan, geometry: Geometry) -> bool:
     """Descriptors need rows aligned to 16 bytes, and no tile may reach into the next split."""
-    aligned = geometry.k * geometry.bits % 128 == 0 and geometry.n * geometry.bits % 128 == 0
+    aligned = geometry.aligned and geometry.k * geometry.bits % 128 == 0 and geometry.n * geometry.bits % 128 == 0
     step = plan.bn if kind == "forward" else plan.bk
     return kind != "grad_weight" and aligned and (geometry.splits == 1 or geometry.split_n % step == 0)
 
@@ -161,6 +162,7 @@ def _bucket(tokens: int) -> int:
     return _power_of_two(max(tokens, 1))
 
 
+@cache
 def forward_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
     """Compile-time arguments of `forward` (without PRODUCE and CONSUME) or, in mode "recompute", of `recompute`."""
     constants = _shape(geometry) | {
@@ -208,6 +210,7 @@ def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
     return {"PRODUCE": True, "CONSUME": False}, {"PRODUCE": False, "CONSUME": True}
 
 
+@cache
 def grad_input_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
     """Compile-time arguments of `grad_input` (without PRODUCE and CONSUME)."""
     unused = ("TOP_K", "MERGE")
@@ -220,6 +223,7 @@ def grad_input_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
     return _queued(plan, tokens, geometry.splits, _ceil(geometry.k, plan.bn)) + packing
 
 
+@cache
 def grad_weight_constants(geometry: Geometry, plan: Plan) -> dict[str, int]:
     """Compile-time arguments of `grad_weight`."""
     shape = {name: value for name, value in _shape(geometry).items() if name not in ("E", "R")}
@@ -241,6 +245,7 @@ def token_parts(plan: Plan, tiles: int, tokens: int, multiprocessors: int) -> in
 REDUCE_ROWS, REDUCE_COLUMNS = 64, 32  # tile of `reduce`; 4 warps
 
 
+@cache
 def reduce_constants(geometry: Geometry) -> dict[str, int | bool]:
     """Compile-time arguments of `reduce`."""
     return _shape(geometry) | {

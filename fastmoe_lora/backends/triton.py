@@ -14,6 +14,7 @@ from ._launch import (
     device_name,
     geometry_of,
     multiprocessors,
+    on_device,
     threshold_bits,
 )
 
@@ -47,25 +48,11 @@ def forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)), in one launch."""
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout)
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x)
     plan = _plan.choose("forward", device_name(x.device), geometry, x.shape[0])
-    return run_forward(
-        geometry,
-        plan,
-        x,
-        weight,
-        bias,
-        lora_A,
-        lora_B,
-        diag,
-        gates,
-        router_weight,
-        columns,
-        top_k,
-        scaling,
-        dropout,
-        seed,
-    )
+    operands = bias, lora_A, lora_B, diag, gates, router_weight, columns
+    with on_device(x):
+        return run_forward(geometry, plan, x, weight, *operands, top_k, scaling, dropout, seed)
 
 
 def run_forward(
@@ -138,11 +125,12 @@ def backward(
 
     Two launches (three with dropout) and a reduction for all but dweight and dbias, which are plain matrix products.
     """
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout)
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, x, grad_y)
     device, tokens = device_name(x.device), x.shape[0]
     plans = tuple(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
     operands = grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank
-    return run_backward(geometry, *plans, *operands, scaling, dropout, seed, needs)
+    with on_device(x):
+        return run_backward(geometry, *plans, *operands, scaling, dropout, seed, needs)
 
 
 def run_backward(
