@@ -19,7 +19,10 @@ Adapter make_adapter(int64_t splits, int64_t experts, int64_t rank, const int32_
   for (int64_t i = 0; i < splits * width; i++) {
     const int64_t split = i / width, source = table ? table[i] : i % width;
     a.source[i] = source;
-    if (source < 0) continue;
+    if (source < 0) {  // any gate will do: the one before keeps runs of eight whole
+      a.gate[i] = int32_t(i % width ? a.gate[i - 1] : split * experts);
+      continue;
+    }
     const int64_t expert = source / rank, k = source % rank, at = split * experts + expert;
     const float d = ready ? diagonal[at * rank + k] : std::clamp(diagonal[at] - k, 0.0f, 1.0f);
     a.coefficient[i] = d * scaling;
@@ -29,7 +32,7 @@ Adapter make_adapter(int64_t splits, int64_t experts, int64_t rank, const int32_
       a.runs.push_back({split, expert, i, i + 1});
     a.gate[i] = int32_t(at);
   }
-  for (int64_t i = 0; i < splits * width; i++) {
+  for (int64_t i = 0; splits * width % 8 == 0 && i < splits * width; i++) {
     if (i % 8 == 0) a.octets.push_back(a.gate[i]);
     if (a.gate[i] == a.octets[i / 8]) continue;
     a.octets.clear();

@@ -29,9 +29,9 @@ class Backward {
   void run() {
     pack();
     const int64_t unit = layout_.engine == Engine::kAmx ? 16 : 8, units = divide_up(m_, unit);
-    workers_ = std::max<int64_t>(1, std::min<int64_t>(units, at::get_num_threads()));
+    workers_ = std::max<int64_t>(1, std::min(units, worthwhile_threads(m_, n_, k_)));
     reserve();
-    parallel(workers_, [&](int64_t worker) {
+    parallel(workers_, kWorthwhile, [&](int64_t worker) {
       Multiplier<C> multiplier(layout_, own_.at<float>(scratch_at_, worker));
       std::fill_n(own_.at<float>(grad_a_at_, worker), grad_a_rows_ * grad_a_ld_, 0.0f);
       std::fill_n(own_.at<float>(grad_b_at_, worker), grad_b_rows_ * splits_ * grad_b_ld_, 0.0f);
@@ -78,7 +78,7 @@ class Backward {
   void pack_adapter() {
     const std::vector<const P*> rows = stacked_rows<P>(o_, adapter_);
     const int64_t a_panels = needs_.x ? a_.count : 0, b_panels = needs_u_ ? splits_ * b_.count : 0;
-    parallel(a_panels + b_panels, [&](int64_t i) {
+    parallel(a_panels + b_panels, b_.panel_elements(), [&](int64_t i) {
       if (i < a_panels) {
         std::vector<const P*> shifted(rows);
         for (const P*& row : shifted) row = row ? row + i * a_.width : nullptr;
@@ -263,7 +263,7 @@ class Backward {
   template <class P>
   void reduce_a() {
     const int64_t columns = adapter_.columns(), per_split = adapter_.experts * adapter_.rank;
-    parallel(adapter_.stacked(), [&](int64_t i) {
+    parallel(adapter_.stacked(), workers_ * k_, [&](int64_t i) {
       const bool router = i >= columns;
       if (router ? !needs_.router : !needs_.lora_A || adapter_.source[i] < 0) return;
       const int64_t row = router ? i - columns : i / adapter_.width * per_split + adapter_.source[i];
@@ -275,7 +275,7 @@ class Backward {
   void reduce_b() {
     constexpr int64_t kBlock = 64;  // rows of B, so that what is written stays in cache over the columns
     const int64_t blocks = divide_up(per_split_, kBlock), rank = adapter_.rank;
-    parallel(splits_ * blocks, [&](int64_t block) {
+    parallel(splits_ * blocks, workers_ * kBlock * adapter_.width, [&](int64_t block) {
       const int64_t s = block / blocks, n = block % blocks * kBlock, count = std::min(kBlock, per_split_ - n);
       for (int64_t p = 0; p < adapter_.width; p++) {
         const int64_t source = adapter_.source[s * adapter_.width + p];

@@ -16,7 +16,7 @@ void pack_adapter(const Operands& o, const Adapter& adapter, const PackedAdapter
   const int64_t k = o.x.size(1), per_split = o.weight.size(0) / adapter.splits;
   const std::vector<const P*> rows = stacked_rows<P>(o, adapter);
   const int64_t b_panels = adapter.splits * packed.b.count;
-  parallel(packed.a.count + b_panels, [&](int64_t i) {
+  parallel(packed.a.count + b_panels, packed.a.panel_elements(), [&](int64_t i) {
     if (i < packed.a.count) {
       const int64_t first = i * packed.a.width, n = std::min(packed.a.width, adapter.stacked() - first);
       pack_transposed(rows.data() + first, n, k, packed.a,
@@ -66,7 +66,7 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
   }
 
   // Workers share the rows; where there are fewer units of rows than threads, also the columns.
-  const int64_t unit = layout.engine == Engine::kAmx ? 16 : 8, units = divide_up(m, unit), threads = at::get_num_threads();
+  const int64_t unit = layout.engine == Engine::kAmx ? 16 : 8, units = divide_up(m, unit), threads = worthwhile_threads(m, n, k);
   const int64_t row_workers = std::min(units, threads), groups = divide_up(padded_n, group);
   const int64_t column_workers = std::clamp<int64_t>(threads / std::max<int64_t>(row_workers, 1), 1, splits * groups);
   const int64_t rows = layout.rows(), unit_chunk = round_up(std::min(chunk, m), layout.row_unit());
@@ -83,7 +83,7 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
   const int64_t workers = row_workers * column_workers;
   own.take(std::max<int64_t>(workers, 1));
 
-  parallel(workers, [&](int64_t worker) {
+  parallel(workers, kWorthwhile, [&](int64_t worker) {
     Multiplier<C> multiplier(layout, own.at<float>(scratch_at, worker));
     const int64_t column_worker = worker % column_workers;
     Range range = share(units, worker / column_workers, row_workers);

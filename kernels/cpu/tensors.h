@@ -38,15 +38,24 @@ class Scratch {
   Tensor memory_;
 };
 
-// function(i) for i in [0, n), on up to torch.get_num_threads() threads, one contiguous range each.
+// function(i) for i in [0, n), on up to torch.get_num_threads() threads, one contiguous range each. `cost` of one i, in
+// numbers touched: a thread is not worth waking for less than kWorthwhile of them.
+constexpr int64_t kWorthwhile = 1 << 15;
 template <class F>
-void parallel(int64_t n, const F& function) {
-  at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+void parallel(int64_t n, int64_t cost, const F& function) {
+  at::parallel_for(0, n, std::max<int64_t>(1, kWorthwhile / std::max<int64_t>(cost, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) function(i);
   });
 }
 
-// The same for a fixed number of workers whose results are kept apart: worker w gets units [begin, end).
+// How many threads a product of that many multiplications is worth.
+inline int64_t worthwhile_threads(int64_t m, int64_t n, int64_t k) {
+  constexpr double kMultiplications = 1 << 20;  // about what waking a thread costs
+  const double worth = double(m) * double(n) * double(k) / kMultiplications;
+  return worth < 1 ? 1 : int64_t(std::min<double>(worth, at::get_num_threads()));
+}
+
+// The shares of a fixed number of workers, whose results are kept apart: worker w gets units [begin, end).
 struct Range {
   int64_t begin, end;
 };

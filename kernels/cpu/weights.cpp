@@ -67,7 +67,7 @@ void pack(const T* weight, int64_t rows, int64_t columns, int64_t splits, Layout
   const int64_t per_split = rows / splits;
   C* out = mutable_data<C>(packed.memory);
   if (direction == Direction::kForward) {
-    parallel(splits * panels.count, [&](int64_t i) {
+    parallel(splits * panels.count, panels.panel_elements(), [&](int64_t i) {
       const int64_t split = i / panels.count, first = i % panels.count * panels.width;
       const int64_t n = std::min(panels.width, per_split - first);
       const T* source[kWidest];
@@ -76,7 +76,7 @@ void pack(const T* weight, int64_t rows, int64_t columns, int64_t splits, Layout
     });
   } else {
     const int64_t padded = layout.padded(per_split);
-    parallel(panels.count, [&](int64_t i) {
+    parallel(panels.count, panels.panel_elements(), [&](int64_t i) {
       std::vector<const T*> source(splits * padded, nullptr);
       for (int64_t row = 0; row < rows; row++)
         source[row / per_split * padded + row % per_split] = weight + row * columns + i * panels.width;

@@ -1,5 +1,7 @@
 """Threads, repetition, and the registered operator on the compiled backend."""
 
+import ctypes
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -7,9 +9,10 @@ import torch
 from support.operator import DIFFERENTIABLE, Case, assert_right, run
 
 from fastmoe_lora import RAMoELinear, ramoe_linear
+from fastmoe_lora.backends import cpu
 from fastmoe_lora.ops import ramoe_forward
 
-CASE = Case(tokens=130, in_features=96, out_features=192, experts=6)
+CASE = Case(tokens=130, in_features=160, out_features=384, experts=6)
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -23,7 +26,7 @@ def threads(request):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("tokens", [1, 40, 130])  # fewer blocks of rows than threads, about as many, more
 def test_right_under_any_number_of_threads(threads, dtype, tokens):
-    case = Case(tokens=tokens, in_features=96, out_features=960, experts=6)
+    case = Case(tokens=tokens, in_features=256, out_features=9600, experts=2)
     assert_right(case, "cpu", dtype)
 
 
@@ -91,3 +94,30 @@ def test_autocast_rounds_the_weight_when_it_is_packed():
         outcomes.append([y.double(), *(g.double() for g in torch.autograd.grad(y.sum(), [x, layer.lora_A]))])
     for got, want in zip(*outcomes, strict=True):
         assert (got - want).norm() <= 2**-7 * want.norm()  # one step of bfloat16
+
+
+def before_a_guard_page(values: torch.Tensor) -> torch.Tensor:
+    """A copy that ends where readable memory ends: to read one byte more is a segmentation fault."""
+    page, size = mmap.PAGESIZE, values.nbytes
+    whole = -(-size // page) * page
+    memory = mmap.mmap(-1, whole + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(start + whole), page, 0) == 0
+    copy = torch.frombuffer(memory, dtype=values.dtype, count=values.numel(), offset=whole - size).view_as(values)
+    return copy.copy_(values)
+
+
+@pytest.mark.parametrize("tokens", [16, 33, 64])
+@pytest.mark.parametrize("width", [64, 70])
+def test_reads_nothing_behind_its_operands(tokens, width):
+    """AMX reads whole tiles, which no sanitizer sees."""
+    arguments = Case(tokens=tokens, in_features=width, out_features=3 * width).arguments(torch.bfloat16)
+    want = run(arguments, "cpu")
+    guarded = dict(arguments)
+    for name in ("x", "weight", "lora_A", "lora_B", "router_weight"):
+        guarded[name] = before_a_guard_page(arguments[name].detach()).requires_grad_()
+    for name, value in run(guarded, "cpu").items():
+        assert torch.equal(value, want[name]), name
+    grad = torch.randn(tokens, 3 * width).bfloat16()
+    weight = arguments["weight"].detach()
+    assert torch.equal(cpu.linear_backward(before_a_guard_page(grad), weight), cpu.linear_backward(grad, weight))

@@ -1,0 +1,184 @@
+"""What the CPU backend must show: every row beside what it is measured against, paired in one run, with its target."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import torch
+import torch.nn.functional as F
+import yaml
+
+from bench import options
+from bench.machine import ROOT
+from bench.model_contest import work_of
+from bench.problem import Problem, Weights
+from bench.record import Entry, Group, Record
+from bench.session import collect
+from bench.timing import interleaved
+from bench.whole import Frames, frames_of, model_call, unistd_model, without_adapters
+from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear
+from fastmoe_lora.layer import active_column_table
+from unistd import TASKS, TaskSpec, TrunkConfig, UniSTD
+
+Calls = dict[str, Callable[[], object]]
+TITLES = {
+    "linear": "F.linear, frozen, no adapters",
+    "no-adapters": "the same trunk of nn.Linear without adapters",
+    "cpu": "fastmoe_lora, cpu",
+    "packed": "fastmoe_lora, packed (plain PyTorch)",
+    "reference": "fastmoe_lora, reference (plain PyTorch)",
+}
+MIXED = ("taxibj", "traffic4cast", "moving_mnist")  # of the ViT-B step
+
+
+@dataclass(frozen=True)
+class Target:
+    """``entry`` is to take at most ``bound`` times what ``base`` takes."""
+
+    entry: str
+    base: str
+    bound: float
+
+
+def main(arguments: list[str]) -> None:
+    given = options.parser("cpu_targets", "The CPU backend beside its targets.").parse_args(arguments)
+    if given.device != "cpu":
+        given.device = "cpu"
+    device, settings = options.settle(given)
+    record = Record.begin("cpu_targets", device, settings)
+    seconds = given.seconds or (0.2 if given.quick else 15.0)
+    targets: dict[str, list[Target]] = {}
+
+    def measured(title: str, dtype: str, shape: dict[str, int], calls: Calls, bounds: list[Target]) -> list[Group]:
+        group = Group(title, dtype, shape, [Entry(name, TITLES[name], ours=name == "cpu") for name in calls])
+        samples, _ = interleaved(calls, device, seconds)
+        for name, values in samples.items():
+            group.entry(name).samples = values
+        targets[title] = bounds
+        return [group]
+
+    jobs = [*_layer_jobs(given.quick, measured), *_step_jobs(given.quick, device, measured)]
+    collect(record, given.output, jobs)
+    _print_table(record, targets)
+
+
+def _layer_jobs(quick: bool, measured: Callable) -> list[Callable]:
+    def job(
+        name: str, problem: Problem, dtype: torch.dtype, backward: bool, bound: float, rank: int | None = None
+    ) -> Callable:
+        title = f"{name}, {'forward and backward' if backward else 'forward'}"
+        names = ["linear", "cpu"] if rank is not None else ["linear", "cpu", "packed"]
+        kind = str(dtype).removeprefix("torch.")
+        title += f", {kind}, M={problem.M}"
+
+        def run() -> list[Group]:
+            calls = layer_calls(problem.weights(dtype), names, backward, rank)
+            return measured(title, kind, problem.shape, calls, [Target("cpu", "linear", bound)])
+
+        return run
+
+    if quick:
+        tiny = Problem("tiny", 33, 64, 96, S=3, E=2)
+        return [job("QKV", tiny, torch.bfloat16, True, 1.1), job("QKV", tiny, torch.float32, False, 1.1, rank=4)]
+    qkv = [Problem("qkv", m, 768, 2304, S=3, E=6) for m in (784, 3136, 12544)]
+    proj = Problem("proj", 3136, 768, 768, S=1, E=2)
+    return [
+        *(job("QKV", size, torch.bfloat16, False, 0.95) for size in qkv),
+        *(job("QKV", size, torch.bfloat16, True, 1.10) for size in qkv),
+        job("QKV", qkv[1], torch.float32, False, 1.15),
+        job("QKV", qkv[1], torch.float32, True, 1.25),
+        job("QKV, compacted at mean rank 4", qkv[1], torch.bfloat16, False, 0.88, rank=4),
+        job("Proj, 2 experts", proj, torch.bfloat16, False, 0.90),
+    ]
+
+
+def layer_calls(weights: Weights, names: list[str], backward: bool, rank: int | None = None) -> Calls:
+    """The layer, and the frozen linear layer alone; ``rank``: compacted, at ranks of that mean spread about it."""
+    ranks, columns = weights.rank, None
+    if rank is not None:
+        spread = islice(cycle((rank - 2, rank + 2, rank - 1, rank + 1)), ranks.numel())
+        ranks = torch.tensor(list(spread), dtype=ranks.dtype).view_as(ranks)
+        columns = active_column_table(ranks, weights.lora_A.shape[2])
+    leaves = {name: getattr(weights, name).detach() for name in ("x", "lora_A", "lora_B", "router_weight")}
+    leaves["rank"] = ranks.detach()
+    trained = [leaf.requires_grad_(backward) for name, leaf in leaves.items() if name != "rank" or rank is None]
+
+    def adapted(backend: str) -> object:
+        y = ramoe_linear(
+            leaves["x"],
+            weights.weight,
+            weights.bias,
+            leaves["lora_A"],
+            leaves["lora_B"],
+            leaves["rank"],
+            router_weight=leaves["router_weight"],
+            columns=columns,
+            backend=backend,
+        )
+        return torch.autograd.grad(y, trained, weights.grad) if backward else y
+
+    def linear() -> object:
+        y = F.linear(leaves["x"], weights.weight, weights.bias)
+        return torch.autograd.grad(y, leaves["x"], weights.grad) if backward else y
+
+    return {name: linear if name == "linear" else lambda name=name: adapted(name) for name in names}
+
+
+def _step_jobs(quick: bool, device: torch.device, measured: Callable) -> list[Callable]:
+    bounds = [Target("cpu", "packed", 1 / 1.3), Target("cpu", "reference", 1 / 3), Target("cpu", "no-adapters", 1.0)]
+
+    def job(title: str, specs: list[TaskSpec], trunk: str | TrunkConfig, batch: int) -> Callable:
+        def run() -> list[Group]:
+            tokens = batch * sum(spec.tokens for spec in specs)
+            shape = {"batch": batch, "tasks": len(specs), "tokens": tokens}
+            calls = step_calls(specs, trunk, batch, device)
+            return measured(f"training step, {title}", "bfloat16", shape, calls, bounds)
+
+        return run
+
+    demo = yaml.safe_load((ROOT / "unistd/configs/demo.yaml").read_text())
+    specs = [TASKS[name].spec.replace(**changes) for name, changes in demo["task_options"].items()]
+    demo_job = job("demo model", specs, TrunkConfig(**demo["model"]["trunk"]), demo["train"]["batch_size"])
+    if quick:
+        return [demo_job]
+    return [demo_job, job("ViT-B", [TASKS[name].spec for name in MIXED], "ViT-B-16", 4)]
+
+
+def step_calls(specs: list[TaskSpec], trunk: str | TrunkConfig, batch: int, device: torch.device) -> Calls:
+    """A step of AdamW under bfloat16 autocast: with everything compiled, in plain PyTorch, and without adapters."""
+    plain = unistd_model(specs, trunk, device).train()
+    inputs, targets = frames_of(plain.tasks, batch, device)
+    models = {"cpu": with_frozen_linears(plain), "packed": plain, "reference": plain}
+    calls = {name: _step(model, name, inputs, targets, device) for name, model in models.items()}
+    return {"no-adapters": _step(without_adapters(plain), None, inputs, targets, device)} | calls
+
+
+def with_frozen_linears(model: UniSTD) -> UniSTD:
+    """A copy whose trunk is as if it had been loaded: its frozen layers without adapters are `FrozenLinear`."""
+    model = copy.deepcopy(model)
+    for name, layer in list(model.trunk.named_modules()):
+        frozen = isinstance(layer, torch.nn.Linear) and not isinstance(layer, RAMoELinear | FrozenLinear)
+        if frozen and not layer.weight.requires_grad:
+            model.trunk.set_submodule(name, FrozenLinear.from_linear(layer))
+    return model
+
+
+def _step(model: UniSTD, backend: str | None, inputs: Frames, targets: Frames, device: torch.device) -> Callable:
+    work = work_of(model, inputs, targets, separate=False, training=True)
+    return model_call(model, backend, work, device, torch.bfloat16)
+
+
+def _print_table(record: Record, targets: dict[str, list[Target]]) -> None:
+    """Every target, what was measured for it (median and quantiles of paired ratios), and whether it is met."""
+    print(f"\n{'row':<54}{'of':<13}{'target':>7}{'median':>9}{'p20 to p80':>15}")
+    for group in record.groups:
+        for target in targets.get(group.title, []):
+            ratio = group.ratio(target.entry, target.base)
+            if ratio is None:
+                continue
+            verdict = "" if ratio.median <= target.bound else "  missed"
+            print(
+                f"{group.title:<54}{target.base:<13}{target.bound:>7.2f}{ratio.median:>9.3f}"
+                f"{ratio.p20:>9.3f}-{ratio.p80:.3f}{verdict}"
+            )
