@@ -47,7 +47,7 @@ aot-oldest:
 
 # On a machine with a GPU and torch: correctness, launches, plan search, timings; at most eight minutes.
 gpu-check:
-	PYTHONPATH=. $(PYTHON) bench/gpu_check.py
+	$(PYTHON) -m bench.gpu_check
 
 clean:
 	rm -rf $(VENV) .venv-oldest build *.egg-info fastmoe_lora/*.so
