@@ -202,13 +202,13 @@ TARGET void transpose_pairs(const uint16_t* const rows[16], uint32_t* out, int64
 }
 
 TARGET void interleave_rows(const uint16_t* from, int64_t ld, int64_t rows, uint16_t* out) {
-  constexpr int64_t kAhead = 16;  // rows: their lines lie too far apart for the hardware to see a stream
+  constexpr int64_t kAhead = 2 * kPanel;  // columns: rows lie too far apart for the hardware to see a stream
   const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
                                        36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
   for (int64_t i = 0; i < rows; i += 2, from += 2 * ld, out += 2 * kPanel) {
-    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead * ld), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(from + (kAhead + 1) * ld), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(from + ld + kAhead), _MM_HINT_T1);
     const __m512i even = _mm512_loadu_si512(from), odd = _mm512_loadu_si512(from + ld);
     _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, low, odd));
     _mm512_storeu_si512(out + kPanel, _mm512_permutex2var_epi16(even, high, odd));

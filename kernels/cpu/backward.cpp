@@ -5,7 +5,8 @@
 namespace fastmoe_lora {
 namespace {
 
-// Rows that a block of the adapters' gradients contracts over before it is stored, at least.
+// Rows that a block of A's gradient contracts over before it is stored, at least. (B's contracts over a part, while that
+// is in cache.)
 constexpr int64_t kOuterRows = 512;
 
 // Where everything of a backward pass lies: shared, then per worker.
@@ -33,8 +34,8 @@ class Backward {
     reserve();
     parallel(workers_, kWorthwhile, [&](int64_t worker) {
       Multiplier<C> multiplier(layout_, own_.at<float>(scratch_at_, worker));
-      std::fill_n(own_.at<float>(grad_a_at_, worker), grad_a_rows_ * grad_a_ld_, 0.0f);
-      std::fill_n(own_.at<float>(grad_b_at_, worker), grad_b_rows_ * splits_ * grad_b_ld_, 0.0f);
+      std::fill_n(own_.at<float>(grad_a_at_, worker), grad_a_size_, 0.0f);
+      std::fill_n(own_.at<float>(grad_b_at_, worker), grad_b_size_, 0.0f);
       std::fill_n(own_.at<float>(grad_d_at_, worker), adapter_.columns(), 0.0f);
       Range range = share(units, worker, workers_);
       range = {range.begin * unit, std::min(range.end * unit, m_)};
@@ -61,7 +62,14 @@ class Backward {
   Scratch shared_, own_;
   int64_t a_at_ = 0, b_at_ = 0;
   int64_t dy_at_, x_at_, row_at_, u_at_, ds_at_, t_at_, across_at_, panel_at_, update_at_, gates_at_, scratch_at_;
-  int64_t grad_a_at_, grad_b_at_, grad_d_at_, ld_u_, ld_ds_, grad_a_rows_, grad_a_ld_, grad_b_rows_, grad_b_ld_;
+  int64_t grad_a_at_, grad_b_at_, grad_d_at_, ld_u_, ld_ds_, grad_a_rows_, grad_b_rows_, grad_a_size_, grad_b_size_;
+
+  // Distance of the rows of a transposed matrix whose rows have `count` numbers: an odd number of cache lines, so that
+  // the lines of a tile do not compete for the same places of the cache.
+  static int64_t across_ld(int64_t count) {
+    constexpr int64_t kLine = 64 / sizeof(C);
+    return (divide_up(round_up(count, 32), kLine) | 1) * kLine;
+  }
 
   void pack() {
     if (needs_.x) weight_ = packed_weight(o_.weight, splits_, layout_, Direction::kBackward);
@@ -102,47 +110,46 @@ class Backward {
     x_ = layout_.panels(k_, padded_chunk), dy_ = layout_.panels(per_split_, padded_chunk);
     ld_u_ = b_.count * b_.width, ld_ds_ = layout_.padded(stacked);
     const bool a = needs_products_, b = needs_.lora_B;
-    grad_a_rows_ = a ? round_up(stacked, 16) : 0, grad_a_ld_ = x_.count * x_.width;
-    grad_b_rows_ = b ? round_up(width, 16) : 0, grad_b_ld_ = dy_.count * dy_.width;
+    grad_a_rows_ = a ? round_up(stacked, 16) : 0, grad_a_size_ = grad_a_rows_ * x_.count * x_.width;
+    grad_b_rows_ = b ? round_up(width, 16) : 0, grad_b_size_ = splits_ * grad_b_rows_ * dy_.count * dy_.width;
     const bool dropped = dropout_.active && a, updates = dropout_.active && needs_.x;
-    dy_at_ = own_.reserve<C>(padded_chunk * splits_ * padded_split_);
+    const int64_t padded_part = std::min(round_up(part_, 32), padded_chunk);
+    dy_at_ = own_.reserve<C>(padded_part * splits_ * padded_split_);
     x_at_ = own_.reserve<C>(a && (dropped || !std::is_same_v<T, C>) ? padded_chunk * layout_.padded(k_) : 0);
     row_at_ = own_.reserve<float>(dropped || updates ? 2 * round_up(k_, 16) : 0);
     u_at_ = own_.reserve<float>(needs_u_ ? round_up(rows_, 16) * splits_ * ld_u_ : 0);
     ds_at_ = own_.reserve<C>(adapted_ ? padded_chunk * ld_ds_ : 0);
-    t_at_ = own_.reserve<C>(b ? padded_chunk * adapter_.columns() : 0);
-    across_at_ = own_.reserve<C>(std::max(grad_a_rows_, grad_b_rows_) * padded_chunk);
+    t_at_ = own_.reserve<C>(b ? padded_part * adapter_.columns() : 0);
+    across_at_ = own_.reserve<C>(std::max(grad_a_rows_, grad_b_rows_) * across_ld(chunk_));
     panel_at_ = own_.reserve<C>(std::max(a ? x_.panel_elements() : 0, b ? dy_.panel_elements() : 0));
-    update_at_ = own_.reserve<float>(updates ? std::min(part_, padded_chunk) * a_.count * a_.width : 0);
+    update_at_ = own_.reserve<float>(updates ? padded_part * a_.count * a_.width : 0);
     gates_at_ = own_.reserve<float>(rows_ * splits_ * adapter_.experts);
-    grad_a_at_ = own_.reserve<float>(grad_a_rows_ * grad_a_ld_);
-    grad_b_at_ = own_.reserve<float>(splits_ * grad_b_rows_ * grad_b_ld_);
+    grad_a_at_ = own_.reserve<float>(grad_a_size_);
+    grad_b_at_ = own_.reserve<float>(grad_b_size_);
     grad_d_at_ = own_.reserve<float>(adapter_.columns());
     scratch_at_ = own_.reserve<float>(Multiplier<C>::kScratch);
     own_.take(workers_);
   }
 
   void chunk(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t count) {
-    const auto dy = stage(layout_, grad_y_ + first * n_, count, splits_, per_split_, own_.at<C>(dy_at_, worker));
+    C* across = own_.at<C>(across_at_, worker);
     for (int64_t i = 0; i < count; i += part_) {
       const int64_t part = std::min(part_, count - i);
-      const Staged<T, C> rows{dy.rows + i * dy.ld, dy.ld};
-      if (needs_u_) gate(multiplier, worker, first, i, part, rows);
-      if (needs_.x) input_gradient(multiplier, worker, first, i, part, rows);
+      const auto dy =
+          stage(layout_, grad_y_ + (first + i) * n_, part, splits_, per_split_, own_.at<C>(dy_at_, worker));
+      if (needs_u_) gate(multiplier, worker, first, i, part, dy);
+      if (needs_.x) input_gradient(multiplier, worker, first, i, part, dy);
+      for (int64_t s = 0; s < splits_ && needs_.lora_B; s++) {
+        transpose(own_.at<C>(t_at_, worker) + s * adapter_.width, adapter_.columns(), part, adapter_.width, across,
+                  across_ld(part));
+        outer(multiplier, worker, dy.rows + s * (dy.ld / splits_), dy.ld, part, per_split_, dy_, grad_b_rows_,
+              own_.at<float>(grad_b_at_, worker) + s * grad_b_rows_ * dy_.count * dy_.width);
+      }
     }
     if (needs_products_) {
       const auto x = staged_x(worker, first, count);
-      transpose(own_.at<C>(ds_at_, worker), ld_ds_, count, adapter_.stacked(), own_.at<C>(across_at_, worker),
-                round_up(count, 32));
-      outer(multiplier, worker, x.rows, x.ld, count, k_, x_, grad_a_rows_, own_.at<float>(grad_a_at_, worker), grad_a_ld_);
-    }
-    if (needs_.lora_B) {
-      for (int64_t s = 0; s < splits_; s++) {
-        transpose(own_.at<C>(t_at_, worker) + s * adapter_.width, adapter_.columns(), count, adapter_.width,
-                  own_.at<C>(across_at_, worker), round_up(count, 32));
-        outer(multiplier, worker, dy.rows + s * (dy.ld / splits_), dy.ld, count, per_split_, dy_, grad_b_rows_,
-              own_.at<float>(grad_b_at_, worker) + s * grad_b_rows_ * grad_b_ld_, grad_b_ld_);
-      }
+      transpose(own_.at<C>(ds_at_, worker), ld_ds_, count, adapter_.stacked(), across, across_ld(count));
+      outer(multiplier, worker, x.rows, x.ld, count, k_, x_, grad_a_rows_, own_.at<float>(grad_a_at_, worker));
     }
   }
 
@@ -162,7 +169,7 @@ class Backward {
       gate_rows_backward<T, C>(
           adapter_, block, u, ld_u_, low_rank_ + row * columns, data<float>(*o_.gates) + row * experts,
           own_.at<C>(ds_at_, worker) + at * ld_ds_, ld_ds_,
-          needs_.lora_B ? own_.at<C>(t_at_, worker) + at * columns : nullptr,
+          needs_.lora_B ? own_.at<C>(t_at_, worker) + i * columns : nullptr,
           needs_.gates ? mutable_data<float>(out_.gates) + row * experts : nullptr, grad_d);
     }
   }
@@ -208,6 +215,7 @@ class Backward {
     if (dropout_.active)
       return stage_dropped(layout_, dropout_, first, from, count, k_, own_.at<float>(row_at_, worker), buffer);
     if constexpr (std::is_same_v<T, C>) {
+      touch(from, count * k_);
       return {from, k_};
     } else {
       convert(from, buffer, count * k_);
@@ -215,9 +223,10 @@ class Backward {
     }
   }
 
-  // sums (rows, columns) += across (rows, count) * from (count, columns): count is the contraction.
+  // sums (rows, columns) += across (rows, count) * from (count, columns): count is the contraction. The sums lie panel by
+  // panel, so that a block of them is contiguous.
   void outer(Multiplier<C>& multiplier, int64_t worker, const C* from, int64_t ld, int64_t count, int64_t columns,
-             Panels panels, int64_t rows, float* sums, int64_t ld_sums) {
+             Panels panels, int64_t rows, float* sums) {
     const int64_t padded = round_up(count, 32);
     panels.k = padded;
     C* panel = own_.at<C>(panel_at_, worker);
@@ -232,9 +241,10 @@ class Backward {
         pack_rows(source.data(), width, count, panels, panel);
       }
       for (int64_t i = 0; i < rows; i += rows_) {
-        const Term<C> term{own_.at<C>(across_at_, worker) + i * padded, padded, panel, padded};
-        multiplier.sum(std::min(rows_, rows - i), width, panels.width, &term, 1, sums + i * ld_sums + column, ld_sums,
-                       true);
+        const int64_t ld = across_ld(count);
+        const Term<C> term{own_.at<C>(across_at_, worker) + i * ld, ld, panel, padded};
+        multiplier.sum(std::min(rows_, rows - i), width, panels.width, &term, 1, sums + column * rows + i * panels.width,
+                       panels.width, true);
       }
     }
   }
@@ -267,20 +277,23 @@ class Backward {
       const bool router = i >= columns;
       if (router ? !needs_.router : !needs_.lora_A || adapter_.source[i] < 0) return;
       const int64_t row = router ? i - columns : i / adapter_.width * per_split + adapter_.source[i];
-      convert(add_up(grad_a_at_, i * grad_a_ld_, k_), mutable_data<P>(router ? out_.router : out_.lora_A) + row * k_, k_);
+      P* to = mutable_data<P>(router ? out_.router : out_.lora_A) + row * k_;
+      for (int64_t column = 0; column < k_; column += x_.width) {
+        const int64_t n = std::min(x_.width, k_ - column);
+        convert(add_up(grad_a_at_, column * grad_a_rows_ + i * x_.width, n), to + column, n);
+      }
     });
   }
 
   template <class P>
   void reduce_b() {
-    constexpr int64_t kBlock = 64;  // rows of B, so that what is written stays in cache over the columns
-    const int64_t blocks = divide_up(per_split_, kBlock), rank = adapter_.rank;
-    parallel(splits_ * blocks, workers_ * kBlock * adapter_.width, [&](int64_t block) {
-      const int64_t s = block / blocks, n = block % blocks * kBlock, count = std::min(kBlock, per_split_ - n);
+    const int64_t rank = adapter_.rank;
+    parallel(splits_ * dy_.count, workers_ * dy_.width * adapter_.width, [&](int64_t block) {
+      const int64_t s = block / dy_.count, n = block % dy_.count * dy_.width, count = std::min(dy_.width, per_split_ - n);
       for (int64_t p = 0; p < adapter_.width; p++) {
         const int64_t source = adapter_.source[s * adapter_.width + p];
         if (source < 0) continue;
-        const float* total = add_up(grad_b_at_, (s * grad_b_rows_ + p) * grad_b_ld_ + n, count);
+        const float* total = add_up(grad_b_at_, (block * grad_b_rows_ + p) * dy_.width, count);
         P* to = mutable_data<P>(out_.lora_B) +
                 ((s * adapter_.experts + source / rank) * per_split_ + n) * rank + source % rank;
         for (int64_t i = 0; i < count; i++) to[i * rank] = from_float<P>(total[i]);

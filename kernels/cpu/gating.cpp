@@ -35,48 +35,60 @@ FASTMOE_LORA_INLINE void keep_largest(const float* logits, int64_t experts, int6
   }
 }
 
-// Softmax over the experts of each split. `work` has (S, E) numbers rounded up to whole vectors, so that no element is
-// left over.
-FASTMOE_LORA_INLINE void route(const Adapter& adapter, const float* logits, float* work, float* gates) {
-  const int64_t splits = adapter.splits, experts = adapter.experts, padded = round_up(splits * experts, 16);
-  for (int64_t s = 0; s < splits; s++) {
-    const float* row = logits + s * experts;
-    float largest = row[0];
-    for (int64_t e = 1; e < experts; e++) largest = row[e] > largest ? row[e] : largest;
-    for (int64_t e = 0; e < experts; e++) work[s * experts + e] = row[e] - largest;
-  }
-  for (int64_t i = 0; i < padded; i++) work[i] = exp_of_negative(work[i]);
-  for (int64_t s = 0; s < splits; s++) {
-    float* row = work + s * experts;
-    if (adapter.top_k) keep_largest(logits + s * experts, experts, adapter.top_k, row);
-    float total = 0;
-    for (int64_t e = 0; e < experts; e++) total += row[e];
-    const float scale = 1 / total;
-    for (int64_t e = 0; e < experts; e++) gates[s * experts + e] = row[e] * scale;
-  }
+// Each step is taken for all rows of a block before the next one: rows do not wait for each other, and numbers that are
+// written one by one have left the store buffer by the time they are read as vectors.
+
+// Softmax over the experts of each split. `work` has room for the block's gates and a vector more.
+FASTMOE_LORA_INLINE void route(const Adapter& adapter, int64_t rows, const float* logits, int64_t ld, float* work,
+                               float* gates) {
+  const int64_t splits = adapter.splits, experts = adapter.experts, all = rows * splits * experts;
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t s = 0; s < splits; s++) {
+      const float* row = logits + i * ld + s * experts;
+      float* out = work + (i * splits + s) * experts;
+      float largest = row[0];
+      for (int64_t e = 1; e < experts; e++) largest = row[e] > largest ? row[e] : largest;
+      for (int64_t e = 0; e < experts; e++) out[e] = row[e] - largest;
+    }
+  for (int64_t i = 0; i < all; i++) work[i] = exp_of_negative(work[i]);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t s = 0; s < splits; s++) {
+      float* row = work + (i * splits + s) * experts;
+      if (adapter.top_k) keep_largest(logits + i * ld + s * experts, experts, adapter.top_k, row);
+      float total = 0;
+      for (int64_t e = 0; e < experts; e++) total += row[e];
+      const float scale = 1 / total;
+      for (int64_t e = 0; e < experts; e++) gates[(i * splits + s) * experts + e] = row[e] * scale;
+    }
 }
 
 // Every column's gate.
-FASTMOE_LORA_INLINE void expand(const Adapter& adapter, const float* gates, float* columns) {
-  if (adapter.octets.empty()) {
-    const int32_t* gate = adapter.gate.data();
-    for (int64_t i = 0; i < adapter.columns(); i++) columns[i] = gates[gate[i]];
-    return;
+FASTMOE_LORA_INLINE void expand(const Adapter& adapter, int64_t rows, const float* gates, float* columns) {
+  const int64_t n = adapter.columns(), experts = adapter.splits * adapter.experts, octets = adapter.octets.size();
+  const int32_t *gate = adapter.gate.data(), *octet = adapter.octets.data();
+  for (int64_t r = 0; r < rows; r++, gates += experts, columns += n) {
+    for (int64_t i = 0; i < (octets ? 0 : n); i++) columns[i] = gates[gate[i]];
+    for (int64_t i = 0; i < octets; i++) {
+      const float one = gates[octet[i]];
+      float* __restrict eight = columns + 8 * i;
+      for (int64_t k = 0; k < 8; k++) eight[k] = one;
+    }
   }
-  const int64_t octets = adapter.octets.size();
-  const int32_t* gate = adapter.octets.data();
-  for (int64_t i = 0; i < octets; i++)
-    for (int64_t k = 0; k < 8; k++) columns[8 * i + k] = gates[gate[i]];
+}
+
+// Numbers of scratch memory for a block of rows.
+int64_t work_size(const Adapter& adapter, int64_t rows) {
+  return round_up(rows * adapter.splits * adapter.experts, 16) + (rows + 1) * adapter.columns();
 }
 
 template <class T, class C>
 FASTMOE_LORA_INLINE void forward_rows(const Adapter& adapter, int64_t rows, const float* c, int64_t ldc, float* gates,
                                       T* low_rank, C* t, int64_t ldt, float* work) {
   const int64_t n = adapter.columns(), width = adapter.width, splits = adapter.splits, experts = splits * adapter.experts;
-  float* g = work + round_up(experts, 16);
-  for (int64_t i = 0; i < rows; i++, c += ldc, gates += experts, low_rank += n, t += splits * ldt) {
-    if (adapter.routed) route(adapter, c + n, work, gates);
-    expand(adapter, gates, g);
+  float* g = work + round_up(rows * experts, 16);
+  if (adapter.routed) route(adapter, rows, c + n, ldc, work, gates);
+  expand(adapter, rows, gates, g);
+  for (int64_t i = 0; i < rows; i++, c += ldc, g += n, low_rank += n, t += splits * ldt) {
     for (int64_t s = 0; s < splits; s++) {
       const float *from = c + s * width, *gate = g + s * width, *coefficient = adapter.coefficient.data() + s * width;
       T* __restrict low = low_rank + s * width;
@@ -111,9 +123,9 @@ FASTMOE_LORA_INLINE void backward_rows(const Adapter& adapter, int64_t rows, con
                                        const T* low_rank, const float* gates, C* ds, int64_t ld_ds, C* t,
                                        float* grad_gates, float* grad_d, float* work) {
   const int64_t n = adapter.columns(), width = adapter.width, splits = adapter.splits, experts = splits * adapter.experts;
-  float *own = work, *g = own + round_up(experts, 16), *by_rank = g + round_up(n, 16);
-  for (int64_t i = 0; i < rows; i++, u += splits * ldu, low_rank += n, gates += experts, ds += ld_ds) {
-    expand(adapter, gates, g);
+  float *own = work, *g = own + round_up(rows * experts, 16), *by_rank = g + rows * n;
+  expand(adapter, rows, gates, g);
+  for (int64_t i = 0; i < rows; i++, u += splits * ldu, g += n, low_rank += n, gates += experts, ds += ld_ds) {
     for (int64_t s = 0; s < splits; s++) {
       const float *from = u + s * ldu, *gate = g + s * width, *coefficient = adapter.coefficient.data() + s * width;
       const T* low = low_rank + s * width;
@@ -164,13 +176,13 @@ FASTMOE_LORA_INLINE void backward_rows(const Adapter& adapter, int64_t rows, con
   template <>                                                                                                          \
   void gate_rows<T, C>(const Adapter& adapter, int64_t rows, const float* c, int64_t ldc, float* gates, T* low_rank,   \
                        C* t, int64_t ldt) {                                                                            \
-    std::vector<float> work(round_up(adapter.splits * adapter.experts, 16) + adapter.columns());                       \
+    std::vector<float> work(work_size(adapter, rows));                                                                 \
     forward_rows_##T##_##C(adapter, rows, c, ldc, gates, low_rank, t, ldt, work.data());                               \
   }                                                                                                                    \
   template <>                                                                                                          \
   void gate_rows_backward<T, C>(const Adapter& adapter, int64_t rows, const float* u, int64_t ldu, const T* low_rank,  \
                                 const float* gates, C* ds, int64_t ld_ds, C* t, float* grad_gates, float* grad_d) {    \
-    std::vector<float> work(round_up(adapter.splits * adapter.experts, 16) + 2 * round_up(adapter.columns(), 16));     \
+    std::vector<float> work(work_size(adapter, rows));                                                                 \
     backward_rows_##T##_##C(adapter, rows, u, ldu, low_rank, gates, ds, ld_ds, t, grad_gates, grad_d, work.data());    \
   }
 DEFINE(BFloat16, BFloat16)
