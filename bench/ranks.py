@@ -87,7 +87,6 @@ def _adapter(interpolation: str) -> RAMoELinear:
         init_rank=INIT_RANK,
         router=None,
         interpolation=interpolation,
-        backend="packed",
     )
 
 
