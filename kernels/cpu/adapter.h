@@ -35,13 +35,15 @@ Adapter make_adapter(int64_t splits, int64_t experts, int64_t rank, const int32_
 void diagonal_gradient(const Adapter& adapter, const float* diagonal, bool ready, const float* grad, float* out);
 
 // Forward, `rows` rows. c: products of x~ with [A; router], (rows, ldc). Writes the low-rank product rounded to T (S*P a
-// row), the gates if routed (S*E a row, else they are read), and t = low_rank * gate * coefficient, (S, ldt) a row.
+// row), the gates if routed (S*E a row, else they are read), and t = low_rank * gate * coefficient, (S, ldt) a row, of
+// which the padding is left as it is.
 template <class T, class C>
 void gate_rows(const Adapter& adapter, int64_t rows, const float* c, int64_t ldc, float* gates, T* low_rank, C* t,
                int64_t ldt);
 
 // Backward, `rows` rows. u: gradient of t, (S, ldu) a row. Writes the gradient of the products, ds (rows, ld_ds) with
-// the logits' behind the columns'; t (S*P a row) unless null; the gates' unless null; adds to grad_d (S, P).
+// the logits' behind the columns' and padding left as it is; t (S*P a row) unless null; the gates' unless null; adds to
+// grad_d (S, P).
 template <class T, class C>
 void gate_rows_backward(const Adapter& adapter, int64_t rows, const float* u, int64_t ldu, const T* low_rank,
                         const float* gates, C* ds, int64_t ld_ds, C* t, float* grad_gates, float* grad_d);

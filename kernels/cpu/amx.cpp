@@ -27,8 +27,10 @@ Tiles::~Tiles() = default;
 void Tiles::linear(int64_t, int64_t, const Term*, int64_t, const float*, int64_t, const float*, uint16_t*, int64_t) {}
 void Tiles::sum(int64_t, int64_t, const Term*, int64_t, float*, int64_t, bool) {}
 void Tiles::flush() {}
+void Tiles::expect(const void*, int64_t, int64_t) {}
 void transpose_pairs(const uint16_t* const*, uint32_t*, int64_t) {}
-void interleave_rows(const uint16_t*, int64_t, int64_t, uint16_t*) {}
+void tile_row(const uint16_t*, int64_t, uint16_t*) {}
+void interleave_rows(const uint16_t*, int64_t, int64_t, int64_t, uint16_t*) {}
 
 #else
 
@@ -89,39 +91,64 @@ Tiles::~Tiles() {
 
 TARGET void Tiles::flush() { write_rows(pending_, kRows); }
 
-// Accumulates A x B tiles (rows x columns in units of 16) in tiles 0..3. While it does, the pending block is written.
-template <int A, int B>
+void Tiles::expect(const void* next, int64_t bytes, int64_t steps) {
+  next_ = static_cast<const char*>(next), next_end_ = next_ + bytes;
+  next_step_ = (bytes / 64 + steps - 1) / std::max<int64_t>(steps, 1) * 64;
+}
+
+// Accumulates A x B tiles (rows x columns in units of 16) in tiles 0, 1, 2 (first 16 columns) and 3, 4, 5. While it does
+// and if it is for output, the pending block is written and what is expected is fetched.
+//
+// 3 x 2 reads 13 lines a product from the second-level cache, 2 x 2 reads 16. That leaves one tile for the left and one
+// for the right operand; the left ones are loaded again for the second 16 columns, from the first level.
+template <int A, int B, bool Output>
 TARGET void Tiles::product(const Term* terms, int64_t count, int64_t panel, const float* init, int64_t ld_init) {
   if (init) {
     const int64_t stride = ld_init * 4;
     _tile_loadd(0, init, stride);
-    if constexpr (B > 1) _tile_loadd(1, init + 16, stride);
-    if constexpr (A > 1) _tile_loadd(2, init + 16 * ld_init, stride);
-    if constexpr (A > 1 && B > 1) _tile_loadd(3, init + 16 * ld_init + 16, stride);
+    if constexpr (A > 1) _tile_loadd(1, init + 16 * ld_init, stride);
+    if constexpr (A > 2) _tile_loadd(2, init + 32 * ld_init, stride);
+    if constexpr (B > 1) _tile_loadd(3, init + 16, stride);
+    if constexpr (A > 1 && B > 1) _tile_loadd(4, init + 16 * ld_init + 16, stride);
+    if constexpr (A > 2 && B > 1) _tile_loadd(5, init + 32 * ld_init + 16, stride);
   } else {
     _tile_zero(0);
-    if constexpr (B > 1) _tile_zero(1);
-    if constexpr (A > 1) _tile_zero(2);
-    if constexpr (A > 1 && B > 1) _tile_zero(3);
+    if constexpr (A > 1) _tile_zero(1);
+    if constexpr (A > 2) _tile_zero(2);
+    if constexpr (B > 1) _tile_zero(3);
+    if constexpr (A > 1 && B > 1) _tile_zero(4);
+    if constexpr (A > 2 && B > 1) _tile_zero(5);
   }
   for (int64_t i = 0; i < count; i++) {
     const Term& term = terms[i];
-    const int64_t stride = term.lda * 2;
-    const uint16_t *a0 = term.a, *a1 = term.a + 16 * term.lda, *b = term.b + panel * term.k * kPanel;
-    for (int64_t k = 0; k < term.k; k += kStep, a0 += kStep, a1 += kStep, b += kStep * kPanel) {
-      _tile_loadd(6, b, 4 * kPanel);
-      _tile_loadd(4, a0, stride);
-      _tile_dpbf16ps(0, 4, 6);
+    const int64_t stride = term.ld * 2, step = term.step;
+    const uint16_t *a0 = term.a, *a1 = a0 + term.tile, *a2 = a1 + term.tile;
+    const uint16_t* b = term.b + panel * term.k * kPanel;
+    for (int64_t k = 0; k < term.k; k += kStep, a0 += step, a1 += step, a2 += step, b += kStep * kPanel) {
+      _tile_loadd(7, b, 4 * kPanel);
+      _tile_loadd(6, a0, stride);
+      _tile_dpbf16ps(0, 6, 7);
+      if constexpr (A > 1) {
+        _tile_loadd(6, a1, stride);
+        _tile_dpbf16ps(1, 6, 7);
+      }
+      if constexpr (A > 2) {
+        _tile_loadd(6, a2, stride);
+        _tile_dpbf16ps(2, 6, 7);
+      }
       if constexpr (B > 1) {
         _tile_loadd(7, b + kPanel, 4 * kPanel);
-        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (A > 2) _tile_dpbf16ps(5, 6, 7);
+        if constexpr (A > 2) _tile_loadd(6, a1, stride);
+        if constexpr (A > 1) _tile_dpbf16ps(4, 6, 7);
+        if constexpr (A > 1) _tile_loadd(6, a0, stride);
       }
-      if constexpr (A > 1) {
-        _tile_loadd(5, a1, stride);
-        _tile_dpbf16ps(2, 5, 6);
+      if constexpr (Output) {
+        if (pending_.done < pending_.rows) write_rows(pending_, 2);
+        for (const char* end = std::min(next_ + next_step_, next_end_); next_ < end; next_ += 64)
+          _mm_prefetch(next_, _MM_HINT_T1);
       }
-      if (pending_.done < pending_.rows) write_rows(pending_, 2);
-      if constexpr (A > 1 && B > 1) _tile_dpbf16ps(3, 5, 7);
+      if constexpr (B > 1) _tile_dpbf16ps(3, 6, 7);
     }
   }
 }
@@ -130,48 +157,56 @@ template <int A, int B>
 INLINE void store(float* c, int64_t ldc) {
   const int64_t stride = ldc * 4;
   _tile_stored(0, c, stride);
-  if constexpr (B > 1) _tile_stored(1, c + 16, stride);
-  if constexpr (A > 1) _tile_stored(2, c + 16 * ldc, stride);
-  if constexpr (A > 1 && B > 1) _tile_stored(3, c + 16 * ldc + 16, stride);
+  if constexpr (A > 1) _tile_stored(1, c + 16 * ldc, stride);
+  if constexpr (A > 2) _tile_stored(2, c + 32 * ldc, stride);
+  if constexpr (B > 1) _tile_stored(3, c + 16, stride);
+  if constexpr (A > 1 && B > 1) _tile_stored(4, c + 16 * ldc + 16, stride);
+  if constexpr (A > 2 && B > 1) _tile_stored(5, c + 32 * ldc + 16, stride);
+}
+
+template <int A>
+TARGET void Tiles::linear_panel(const Term* terms, int64_t count, int64_t panel, const float* init, int64_t ld_init) {
+  product<A, 2, true>(terms, count, panel, init, ld_init);
+  flush();
+  store<A, 2>(blocks_[current_], kPanel);
 }
 
 TARGET void Tiles::linear(int64_t m, int64_t n, const Term* terms, int64_t count, const float* init, int64_t ld_init,
                           const float* bias, uint16_t* out, int64_t ld_out) {
   for (int64_t j = 0; j < n; j += kPanel) {
     const float* from = init ? init + j : nullptr;
-    float* block = blocks_[current_];
-    if (m > 16) {
-      product<2, 2>(terms, count, j / kPanel, from, ld_init);
-      flush();
-      store<2, 2>(block, kPanel);
-    } else {
-      product<1, 2>(terms, count, j / kPanel, from, ld_init);
-      flush();
-      store<1, 2>(block, kPanel);
-    }
-    pending_ = {block, bias ? bias + j : nullptr, out + j, ld_out, m, std::min(kPanel, n - j), 0};
+    if (m > 32)
+      linear_panel<3>(terms, count, j / kPanel, from, ld_init);
+    else if (m > 16)
+      linear_panel<2>(terms, count, j / kPanel, from, ld_init);
+    else
+      linear_panel<1>(terms, count, j / kPanel, from, ld_init);
+    pending_ = {blocks_[current_], bias ? bias + j : nullptr, out + j, ld_out, m, std::min(kPanel, n - j), 0};
     current_ ^= 1;
   }
 }
 
-TARGET void Tiles::sum(int64_t m, int64_t n, const Term* terms, int64_t count, float* c, int64_t ldc, bool add) {
+template <int A>
+TARGET void Tiles::sum_panels(int64_t n, const Term* terms, int64_t count, float* c, int64_t ldc, bool add) {
   for (int64_t j = 0; j < n; j += kPanel) {
-    const int64_t panel = j / kPanel;
     const float* from = add ? c + j : nullptr;
-    if (m > 16 && n - j > 16) {
-      product<2, 2>(terms, count, panel, from, ldc);
-      store<2, 2>(c + j, ldc);
-    } else if (m > 16) {
-      product<2, 1>(terms, count, panel, from, ldc);
-      store<2, 1>(c + j, ldc);
-    } else if (n - j > 16) {
-      product<1, 2>(terms, count, panel, from, ldc);
-      store<1, 2>(c + j, ldc);
+    if (n - j > 16) {
+      product<A, 2, false>(terms, count, j / kPanel, from, ldc);
+      store<A, 2>(c + j, ldc);
     } else {
-      product<1, 1>(terms, count, panel, from, ldc);
-      store<1, 1>(c + j, ldc);
+      product<A, 1, false>(terms, count, j / kPanel, from, ldc);
+      store<A, 1>(c + j, ldc);
     }
   }
+}
+
+TARGET void Tiles::sum(int64_t m, int64_t n, const Term* terms, int64_t count, float* c, int64_t ldc, bool add) {
+  if (m > 32)
+    sum_panels<3>(n, terms, count, c, ldc, add);
+  else if (m > 16)
+    sum_panels<2>(n, terms, count, c, ldc, add);
+  else
+    sum_panels<1>(n, terms, count, c, ldc, add);
 }
 
 TARGET void transpose_pairs(const uint16_t* const rows[16], uint32_t* out, int64_t out_columns) {
@@ -201,14 +236,18 @@ TARGET void transpose_pairs(const uint16_t* const rows[16], uint32_t* out, int64
   }
 }
 
-TARGET void interleave_rows(const uint16_t* from, int64_t ld, int64_t rows, uint16_t* out) {
-  constexpr int64_t kAhead = 2 * kPanel;  // columns: rows lie too far apart for the hardware to see a stream
+TARGET void tile_row(const uint16_t* row, int64_t columns, uint16_t* out) {
+  int64_t j = 0;
+  for (; j + kStep <= columns; j += kStep) _mm512_storeu_si512(out + 16 * j, _mm512_loadu_si512(row + j));
+  if (j < columns) _mm512_storeu_si512(out + 16 * j, _mm512_maskz_loadu_epi16((1u << (columns - j)) - 1, row + j));
+}
+
+TARGET void interleave_rows(const uint16_t* a, int64_t ld, int64_t tile, int64_t rows, uint16_t* out) {
   const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
                                        36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  for (int64_t i = 0; i < rows; i += 2, from += 2 * ld, out += 2 * kPanel) {
-    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T1);
-    _mm_prefetch(reinterpret_cast<const char*>(from + ld + kAhead), _MM_HINT_T1);
+  for (int64_t i = 0; i < rows; i += 2, out += 2 * kPanel) {
+    const uint16_t* from = a + i / 16 * tile + i % 16 * ld;
     const __m512i even = _mm512_loadu_si512(from), odd = _mm512_loadu_si512(from + ld);
     _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, low, odd));
     _mm512_storeu_si512(out + kPanel, _mm512_permutex2var_epi16(even, high, odd));

@@ -22,25 +22,26 @@ class Backward {
     adapted_ = adapter.width > 0;
     needs_products_ = needs.lora_A || needs.router;
     needs_u_ = adapted_ && (needs.x || needs_products_ || needs.lora_B || needs.diag || needs.gates);
-    part_ = chunk_rows(layout, splits_ * padded_split_ * sizeof(C));
-    chunk_ = std::min(round_up(m_, 32), std::max(part_, round_up(kOuterRows, part_)));
     rows_ = layout.rows();
+    unit_ = layout_.engine == Engine::kAmx ? 16 : 8, units_ = divide_up(m_, unit_);
+    workers_ = std::max<int64_t>(1, std::min(units_, worthwhile_threads(m_, n_, k_)));
+    part_ = chunk_rows(layout, divide_up(units_, workers_) * unit_, splits_ * padded_split_ * sizeof(C));
+    chunk_ = std::min(round_up(m_, 32), round_up(kOuterRows, part_));
   }
 
   void run() {
     pack();
-    const int64_t unit = layout_.engine == Engine::kAmx ? 16 : 8, units = divide_up(m_, unit);
-    workers_ = std::max<int64_t>(1, std::min(units, worthwhile_threads(m_, n_, k_)));
     reserve();
     parallel(workers_, kWorthwhile, [&](int64_t worker) {
       Multiplier<C> multiplier(layout_, own_.at<float>(scratch_at_, worker));
       std::fill_n(own_.at<float>(grad_a_at_, worker), grad_a_size_, 0.0f);
       std::fill_n(own_.at<float>(grad_b_at_, worker), grad_b_size_, 0.0f);
       std::fill_n(own_.at<float>(grad_d_at_, worker), adapter_.columns(), 0.0f);
-      Range range = share(units, worker, workers_);
-      range = {range.begin * unit, std::min(range.end * unit, m_)};
-      for_chunks(range, chunk_, layout_.row_unit(),
-                 [&](int64_t first, int64_t count) { chunk(multiplier, worker, first, count); });
+      if (adapter_.stacked() < ld_ds_)  // the padding stays zero
+        std::fill_n(own_.at<C>(ds_at_, worker), round_up(chunk_, 32) * ld_ds_, C(0));
+      Range range = share(units_, worker, workers_);
+      range = {range.begin * unit_, std::min(range.end * unit_, m_)};
+      for_chunks(range, chunk_, [&](int64_t first, int64_t count) { chunk(multiplier, worker, first, count); });
     });
     if (adapted_) reduce();
   }
@@ -53,7 +54,7 @@ class Backward {
   const Dropout dropout_;
   Gradients& out_;
   const T *grad_y_, *low_rank_;
-  int64_t m_, k_, n_, splits_, per_split_, padded_split_, chunk_, part_, rows_, workers_ = 1;
+  int64_t m_, k_, n_, splits_, per_split_, padded_split_, chunk_, part_, rows_, unit_, units_, workers_;
   bool adapted_, needs_products_, needs_u_;
 
   PackedWeight weight_;  // (N, K)
@@ -61,7 +62,7 @@ class Backward {
   Panels x_{}, dy_{};    // a chunk of x~ (rows, K) and of dy (rows, N/S), with rows as the contraction
   Scratch shared_, own_;
   int64_t a_at_ = 0, b_at_ = 0;
-  int64_t dy_at_, x_at_, row_at_, u_at_, ds_at_, t_at_, across_at_, panel_at_, update_at_, gates_at_, scratch_at_;
+  int64_t dy_at_, x_at_, u_at_, ds_at_, t_at_, across_at_, panel_at_, update_at_, gates_at_, scratch_at_;
   int64_t grad_a_at_, grad_b_at_, grad_d_at_, ld_u_, ld_ds_, grad_a_rows_, grad_b_rows_, grad_a_size_, grad_b_size_;
 
   // Distance of the rows of a transposed matrix whose rows have `count` numbers: an odd number of cache lines, so that
@@ -112,11 +113,10 @@ class Backward {
     const bool a = needs_products_, b = needs_.lora_B;
     grad_a_rows_ = a ? round_up(stacked, 16) : 0, grad_a_size_ = grad_a_rows_ * x_.count * x_.width;
     grad_b_rows_ = b ? round_up(width, 16) : 0, grad_b_size_ = splits_ * grad_b_rows_ * dy_.count * dy_.width;
-    const bool dropped = dropout_.active && a, updates = dropout_.active && needs_.x;
+    const bool updates = dropout_.active && needs_.x;
     const int64_t padded_part = std::min(round_up(part_, 32), padded_chunk);
     dy_at_ = own_.reserve<C>(padded_part * splits_ * padded_split_);
-    x_at_ = own_.reserve<C>(a && (dropped || !std::is_same_v<T, C>) ? padded_chunk * layout_.padded(k_) : 0);
-    row_at_ = own_.reserve<float>(dropped || updates ? 2 * round_up(k_, 16) : 0);
+    x_at_ = own_.reserve<C>(a ? padded_chunk * layout_.padded(k_) : 0);
     u_at_ = own_.reserve<float>(needs_u_ ? round_up(rows_, 16) * splits_ * ld_u_ : 0);
     ds_at_ = own_.reserve<C>(adapted_ ? padded_chunk * ld_ds_ : 0);
     t_at_ = own_.reserve<C>(b ? padded_part * adapter_.columns() : 0);
@@ -142,28 +142,27 @@ class Backward {
       for (int64_t s = 0; s < splits_ && needs_.lora_B; s++) {
         transpose(own_.at<C>(t_at_, worker) + s * adapter_.width, adapter_.columns(), part, adapter_.width, across,
                   across_ld(part));
-        outer(multiplier, worker, dy.rows + s * (dy.ld / splits_), dy.ld, part, per_split_, dy_, grad_b_rows_,
+        outer(multiplier, worker, dy.at(0, s * padded_split_), part, per_split_, dy_, grad_b_rows_,
               own_.at<float>(grad_b_at_, worker) + s * grad_b_rows_ * dy_.count * dy_.width);
       }
     }
     if (needs_products_) {
       const auto x = staged_x(worker, first, count);
       transpose(own_.at<C>(ds_at_, worker), ld_ds_, count, adapter_.stacked(), across, across_ld(count));
-      outer(multiplier, worker, x.rows, x.ld, count, k_, x_, grad_a_rows_, own_.at<float>(grad_a_at_, worker));
+      outer(multiplier, worker, x, count, k_, x_, grad_a_rows_, own_.at<float>(grad_a_at_, worker));
     }
   }
 
   // u = dy B of every split; from it the gradients of the products, t, and the sums for gates and diagonal. Of the chunk
   // that starts at row `first`, this is the part of `count` rows from `begin` on; so below.
   void gate(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t begin, int64_t count,
-            const Staged<T, C>& dy) {
+            const Left<C>& dy) {
     float *u = own_.at<float>(u_at_, worker), *grad_d = own_.at<float>(grad_d_at_, worker);
     const int64_t experts = splits_ * adapter_.experts, columns = adapter_.columns();
     for (int64_t i = 0; i < count; i += rows_) {
       const int64_t block = std::min(rows_, count - i), at = begin + i, row = first + at;
       for (int64_t s = 0; s < splits_; s++) {
-        const Term<C> term{dy.rows + i * dy.ld + s * (dy.ld / splits_), dy.ld, shared_.at<C>(b_at_) + s * b_.elements(),
-                           b_.k};
+        const Term<C> term{dy.at(i, s * padded_split_), shared_.at<C>(b_at_) + s * b_.elements(), b_.k};
         multiplier.sum(block, adapter_.width, b_.width, &term, 1, u + s * ld_u_, splits_ * ld_u_, false);
       }
       gate_rows_backward<T, C>(
@@ -176,31 +175,33 @@ class Backward {
 
   // dx = dy W + mask / (1 - p) * (ds [A; router])
   void input_gradient(Multiplier<C>& multiplier, int64_t worker, int64_t first, int64_t begin, int64_t count,
-                      const Staged<T, C>& dy) {
+                      const Left<C>& dy) {
     const C* ds = own_.at<C>(ds_at_, worker) + begin * ld_ds_;
     first += begin;
     const int64_t ld_update = a_.count * a_.width;
     float* update = adapted_ && dropout_.active ? own_.at<float>(update_at_, worker) : nullptr;
     if (update) {
-      float *row = own_.at<float>(row_at_, worker), *dropped = row + round_up(k_, 16);
+      std::vector<float> dropped(k_);
       for (int64_t i = 0; i < count; i += rows_) {
-        const Term<C> term{ds + i * ld_ds_, ld_ds_, shared_.at<C>(a_at_), a_.k};
+        const Term<C> term{Left<C>::rows(ds + i * ld_ds_, ld_ds_), shared_.at<C>(a_at_), a_.k};
         multiplier.sum(std::min(rows_, count - i), k_, a_.width, &term, 1, update + i * ld_update, ld_update, false);
       }
       for (int64_t i = 0; i < count; i++) {
-        convert(update + i * ld_update, row, k_);
-        drop(dropout_, first + i, row, dropped, k_);
-        convert(dropped, update + i * ld_update, k_);
+        drop(dropout_, first + i, update + i * ld_update, dropped.data(), k_);
+        convert(dropped.data(), update + i * ld_update, k_);
       }
     }
     const Panels& panels = weight_.panels;
     const int64_t group = group_panels(panels, sizeof(C)) * panels.width;
     for (int64_t column = 0; column < k_; column += group) {
       const int64_t panel = column / panels.width, columns = std::min(group, k_ - column);
+      const C* w = data<C>(weight_.memory) + panel * panels.panel_elements();
+      multiplier.expect(w + group * panels.k, group * panels.k, divide_up(count, rows_));
       for (int64_t i = 0; i < count; i += rows_) {
         const Term<C> terms[] = {
-            {dy.rows + i * dy.ld, dy.ld, data<C>(weight_.memory) + panel * panels.panel_elements(), panels.k},
-            {ds + i * ld_ds_, ld_ds_, adapted_ ? shared_.at<C>(a_at_) + panel * a_.panel_elements() : nullptr, a_.k}};
+            {dy.at(i, 0), w, panels.k},
+            {Left<C>::rows(ds + i * ld_ds_, ld_ds_),
+             adapted_ ? shared_.at<C>(a_at_) + panel * a_.panel_elements() : nullptr, a_.k}};
         multiplier.linear(std::min(rows_, count - i), columns, panels.width, terms, adapted_ && !update ? 2 : 1,
                           update ? update + i * ld_update + column : nullptr, ld_update, nullptr,
                           mutable_data<T>(out_.x) + (first + i) * k_ + column, k_);
@@ -208,41 +209,35 @@ class Backward {
     }
   }
 
-  // x~ of a chunk in the compute type; no padding is needed, rows are packed from it.
-  Staged<T, C> staged_x(int64_t worker, int64_t first, int64_t count) {
+  // x~ of a chunk
+  Left<C> staged_x(int64_t worker, int64_t first, int64_t count) {
     const T* from = data<T>(o_.x) + first * k_;
     C* buffer = own_.at<C>(x_at_, worker);
-    if (dropout_.active)
-      return stage_dropped(layout_, dropout_, first, from, count, k_, own_.at<float>(row_at_, worker), buffer);
-    if constexpr (std::is_same_v<T, C>) {
-      touch(from, count * k_);
-      return {from, k_};
-    } else {
-      convert(from, buffer, count * k_);
-      return {buffer, k_};
-    }
+    if (dropout_.active) return stage_dropped(layout_, dropout_, first, from, count, k_, buffer);
+    return stage(layout_, from, count, 1, k_, buffer);
   }
 
   // sums (rows, columns) += across (rows, count) * from (count, columns): count is the contraction. The sums lie panel by
   // panel, so that a block of them is contiguous.
-  void outer(Multiplier<C>& multiplier, int64_t worker, const C* from, int64_t ld, int64_t count, int64_t columns,
-             Panels panels, int64_t rows, float* sums) {
-    const int64_t padded = round_up(count, 32);
+  void outer(Multiplier<C>& multiplier, int64_t worker, const Left<C>& from, int64_t count, int64_t columns, Panels panels,
+             int64_t rows, float* sums) {
+    const int64_t padded = round_up(count, 32), ld = across_ld(count);
     panels.k = padded;
     C* panel = own_.at<C>(panel_at_, worker);
     std::vector<const C*> source(count);
     for (int64_t column = 0; column < columns; column += panels.width) {
       const int64_t width = std::min(panels.width, columns - column);
-      if (layout_.engine == Engine::kAmx && width == panels.width && count == padded) {
-        amx::interleave_rows(reinterpret_cast<const uint16_t*>(from + column), ld, count,
+      if (layout_.engine == Engine::kAmx) {
+        const int64_t whole = round_up(count, 16);
+        amx::interleave_rows(reinterpret_cast<const uint16_t*>(from.at(0, column).data), from.ld, from.tile, whole,
                              reinterpret_cast<uint16_t*>(panel));
+        std::fill_n(panel + whole * panels.width, (padded - whole) * panels.width, C(0));
       } else {
-        for (int64_t i = 0; i < count; i++) source[i] = from + i * ld + column;
+        for (int64_t i = 0; i < count; i++) source[i] = from.at(i, column).data;
         pack_rows(source.data(), width, count, panels, panel);
       }
       for (int64_t i = 0; i < rows; i += rows_) {
-        const int64_t ld = across_ld(count);
-        const Term<C> term{own_.at<C>(across_at_, worker) + i * ld, ld, panel, padded};
+        const Term<C> term{Left<C>::rows(own_.at<C>(across_at_, worker) + i * ld, ld), panel, padded};
         multiplier.sum(std::min(rows_, rows - i), width, panels.width, &term, 1, sums + column * rows + i * panels.width,
                        panels.width, true);
       }
@@ -314,7 +309,7 @@ Gradients backward(const Tensor& grad_y, const Operands& o, const Tensor& low_ra
     return o.columns ? at::zeros(parameter->sizes(), parameter->options())
                      : at::empty(parameter->sizes(), parameter->options());
   };
-  if (needs.x) out.x = at::empty({m, o.weight.size(1)}, grad_y.options());
+  if (needs.x) out.x = empty_output({m, o.weight.size(1)}, grad_y.options());
   if (needs.lora_A) out.lora_A = like(o.lora_A);
   if (needs.lora_B) out.lora_B = like(o.lora_B);
   if (needs.diag) out.diag = at::empty(o.diag->sizes(), o.diag->options());

@@ -24,7 +24,7 @@ struct Panels {
 struct Layout {
   Engine engine;
   int64_t step() const { return engine == Engine::kAmx ? 32 : engine == Engine::kDot ? 2 : 1; }
-  int64_t rows() const { return engine == Engine::kFloat ? 48 : engine == Engine::kDot ? 64 : 32; }  // of a block
+  int64_t rows() const { return engine == Engine::kDot ? 64 : 48; }  // of a block
   int64_t row_unit() const { return engine == Engine::kAmx ? 16 : 1; }  // rows that must be readable come in these
   int64_t padded(int64_t k) const { return round_up(k, step()); }
   Panels panels(int64_t columns, int64_t k) const {

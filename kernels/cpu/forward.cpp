@@ -44,7 +44,7 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
   const PackedWeight weight = packed_weight(o.weight, splits, layout, Direction::kForward);
   const Panels& panels = weight.panels;
   const int64_t padded_n = panels.count * panels.width, ld_t = layout.padded(adapter.width);
-  const int64_t chunk = chunk_rows(layout, k * sizeof(C)), group = group_panels(panels, sizeof(C)) * panels.width;
+  const int64_t group = group_panels(panels, sizeof(C)) * panels.width;
 
   Scratch shared;
   PackedAdapter<C> packed{layout.panels(adapter.stacked(), k), {panels.width, panels.count, ld_t}};
@@ -66,15 +66,16 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
   }
 
   // Workers share the rows; where there are fewer units of rows than threads, also the columns.
-  const int64_t unit = layout.engine == Engine::kAmx ? 16 : 8, units = divide_up(m, unit), threads = worthwhile_threads(m, n, k);
+  const int64_t unit = layout.engine == Engine::kAmx ? 16 : 8, units = divide_up(m, unit);
+  const int64_t threads = worthwhile_threads(m, n, k);
   const int64_t row_workers = std::min(units, threads), groups = divide_up(padded_n, group);
   const int64_t column_workers = std::clamp<int64_t>(threads / std::max<int64_t>(row_workers, 1), 1, splits * groups);
+  const int64_t chunk = chunk_rows(layout, divide_up(units, std::max<int64_t>(row_workers, 1)) * unit, k * sizeof(C));
   const int64_t rows = layout.rows(), unit_chunk = round_up(std::min(chunk, m), layout.row_unit());
   const int64_t a_columns = packed.a.count * packed.a.width;
   Scratch own;
   const int64_t x_at = own.reserve<C>(unit_chunk * layout.padded(k));
   const int64_t dropped_at = own.reserve<C>(dropout.active ? unit_chunk * layout.padded(k) : 0);
-  const int64_t row_at = own.reserve<float>(dropout.active ? 2 * round_up(k, 16) : 0);
   const int64_t t_at = own.reserve<C>(unit_chunk * splits * ld_t);
   const int64_t c_at = own.reserve<float>(adapted ? rows * a_columns : 0);
   const int64_t gates_at = own.reserve<float>(rows * splits * adapter.experts);
@@ -90,18 +91,18 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
     range = {range.begin * unit, std::min(range.end * unit, m)};
     const Range own_groups = share(splits * groups, column_worker, column_workers);
     C* t = own.at<C>(t_at, worker);
-    for_chunks(range, chunk, layout.row_unit(), [&](int64_t first, int64_t count) {
+    if (adapter.width < ld_t) std::fill_n(t, unit_chunk * splits * ld_t, C(0));  // the padding stays zero
+    for_chunks(range, chunk, [&](int64_t first, int64_t count) {
       const T* from = data<T>(o.x) + first * k;
       const auto x = stage(layout, from, count, 1, k, own.at<C>(x_at, worker));
       if (adapted) {
         auto dropped = x;
         if (dropout.active)
-          dropped = stage_dropped(layout, dropout, first, from, count, k, own.at<float>(row_at, worker),
-                                  own.at<C>(dropped_at, worker));
+          dropped = stage_dropped(layout, dropout, first, from, count, k, own.at<C>(dropped_at, worker));
         float* c = own.at<float>(c_at, worker);
         for (int64_t i = 0; i < count; i += rows) {
           const int64_t block = std::min(rows, count - i), row = first + i;
-          const Term<C> term{dropped.rows + i * dropped.ld, dropped.ld, packed.a_memory, packed.a.k};
+          const Term<C> term{dropped.at(i, 0), packed.a_memory, packed.a.k};
           multiplier.sum(block, adapter.stacked(), packed.a.width, &term, 1, c, a_columns, false);
           // Workers that share rows compute the same; one of them writes it.
           float* g = adapter.routed && column_worker ? own.at<float>(gates_at, worker)
@@ -116,9 +117,10 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
         const int64_t panel = column / panels.width;
         const C* w = data<C>(weight.memory) + (s * panels.count + panel) * panels.panel_elements();
         const C* b = packed.b_memory + (s * packed.b.count + panel) * packed.b.panel_elements();
+        multiplier.expect(w + group / panels.width * panels.panel_elements(), group * panels.k, divide_up(count, rows));
         for (int64_t i = 0; i < count; i += rows) {
-          const Term<C> terms[] = {{x.rows + i * x.ld, x.ld, w, panels.k},
-                                   {t + (i * splits + s) * ld_t, splits * ld_t, b, packed.b.k}};
+          const Term<C> terms[] = {{x.at(i, 0), w, panels.k},
+                                   {Left<C>::rows(t + (i * splits + s) * ld_t, splits * ld_t), b, packed.b.k}};
           multiplier.linear(std::min(rows, count - i), columns, panels.width, terms, adapted ? 2 : 1, nullptr, 0,
                             bias ? bias + s * padded_n + column : nullptr,
                             mutable_data<T>(y) + (first + i) * n + s * per_split + column, n);
@@ -135,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Operands& o) {
   const Layout layout = layout_for(o.x.scalar_type());
   const int64_t m = o.x.size(0);
   const auto precise = o.x.options().dtype(at::kFloat);
-  const Tensor y = at::empty({m, o.weight.size(0)}, o.x.options());
+  const Tensor y = empty_output({m, o.weight.size(0)}, o.x.options());
   const Tensor low_rank = at::empty({m, adapter.splits, adapter.width}, o.x.options());
   const Tensor gates =
       adapter.routed ? at::empty({m, adapter.splits, adapter.experts}, precise) : o.gates.value_or(Tensor());

@@ -1,7 +1,7 @@
 // Rows of the adapter between its two products. Each entry point is one function per instruction set with everything
 // inlined: there are a few hundred numbers a row, so calls would cost as much as the arithmetic.
 #include <cmath>
-#include <vector>
+#include <memory>
 
 #include "adapter.h"
 #include "engine.h"
@@ -26,46 +26,50 @@ FASTMOE_LORA_INLINE float exp_of_negative(float x) {
   return p * std::bit_cast<float>((int32_t(n) + 127) << 23);
 }
 
-// Gates below the top_k largest become 0. Equal logits come in order of their index.
-FASTMOE_LORA_INLINE void keep_largest(const float* logits, int64_t experts, int64_t top_k, float* gates) {
-  for (int64_t e = 0; e < experts; e++) {
-    int64_t before = 0;
-    for (int64_t f = 0; f < experts; f++) before += logits[f] > logits[e] || (logits[f] == logits[e] && f < e);
-    if (before >= top_k) gates[e] = 0;
-  }
-}
-
 // Each step is taken for all rows of a block before the next one: rows do not wait for each other, and numbers that are
 // written one by one have left the store buffer by the time they are read as vectors.
 
-// Softmax over the experts of each split. `work` has room for the block's gates and a vector more.
-FASTMOE_LORA_INLINE void route(const Adapter& adapter, int64_t rows, const float* logits, int64_t ld, float* work,
-                               float* gates) {
-  const int64_t splits = adapter.splits, experts = adapter.experts, all = rows * splits * experts;
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t s = 0; s < splits; s++) {
-      const float* row = logits + i * ld + s * experts;
-      float* out = work + (i * splits + s) * experts;
-      float largest = row[0];
-      for (int64_t e = 1; e < experts; e++) largest = row[e] > largest ? row[e] : largest;
-      for (int64_t e = 0; e < experts; e++) out[e] = row[e] - largest;
+// Softmax over the experts of each split, of which the top_k largest are kept unless top_k is 0 (equal logits come in
+// order of their index). Rows are the innermost loop, so that it vectorises however few experts there are. `work` has
+// room for two numbers a gate of the block and two more a row.
+FASTMOE_LORA_INLINE void route(const Adapter& adapter, int64_t rows, const float* __restrict logits, int64_t ld,
+                               float* __restrict work, float* __restrict gates) {
+  const int64_t splits = adapter.splits, experts = adapter.experts, all = splits * experts;
+  float* __restrict across = work;  // logits, (S*E, rows)
+  float* __restrict kept = across + all * rows;
+  float* __restrict largest = kept + all * rows;
+  float* __restrict total = largest + rows;
+  for (int64_t j = 0; j < all; j++)
+    for (int64_t i = 0; i < rows; i++) across[j * rows + i] = logits[i * ld + j];
+  for (int64_t s = 0; s < splits; s++) {
+    const float* __restrict from = across + s * experts * rows;
+    float* __restrict to = kept + s * experts * rows;
+    for (int64_t i = 0; i < rows; i++) largest[i] = from[i], total[i] = 0;
+    for (int64_t e = 1; e < experts; e++)
+      for (int64_t i = 0; i < rows; i++) largest[i] = from[e * rows + i] > largest[i] ? from[e * rows + i] : largest[i];
+    for (int64_t e = 0; e < experts; e++) {
+      for (int64_t i = 0; i < rows; i++) to[e * rows + i] = exp_of_negative(from[e * rows + i] - largest[i]);
+      if (adapter.top_k)
+        for (int64_t i = 0; i < rows; i++) {
+          const float own = from[e * rows + i];
+          int64_t before = 0;
+          for (int64_t f = 0; f < experts; f++) before += from[f * rows + i] > own || (from[f * rows + i] == own && f < e);
+          to[e * rows + i] = before < adapter.top_k ? to[e * rows + i] : 0.0f;
+        }
+      for (int64_t i = 0; i < rows; i++) total[i] += to[e * rows + i];
     }
-  for (int64_t i = 0; i < all; i++) work[i] = exp_of_negative(work[i]);
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t s = 0; s < splits; s++) {
-      float* row = work + (i * splits + s) * experts;
-      if (adapter.top_k) keep_largest(logits + i * ld + s * experts, experts, adapter.top_k, row);
-      float total = 0;
-      for (int64_t e = 0; e < experts; e++) total += row[e];
-      const float scale = 1 / total;
-      for (int64_t e = 0; e < experts; e++) gates[(i * splits + s) * experts + e] = row[e] * scale;
-    }
+    for (int64_t i = 0; i < rows; i++) total[i] = 1 / total[i];
+    for (int64_t e = 0; e < experts; e++)
+      for (int64_t i = 0; i < rows; i++) gates[i * all + s * experts + e] = to[e * rows + i] * total[i];
+  }
 }
 
 // Every column's gate.
-FASTMOE_LORA_INLINE void expand(const Adapter& adapter, int64_t rows, const float* gates, float* columns) {
+FASTMOE_LORA_INLINE void expand(const Adapter& adapter, int64_t rows, const float* __restrict gates,
+                                float* __restrict columns) {
   const int64_t n = adapter.columns(), experts = adapter.splits * adapter.experts, octets = adapter.octets.size();
-  const int32_t *gate = adapter.gate.data(), *octet = adapter.octets.data();
+  const int32_t* __restrict gate = adapter.gate.data();
+  const int32_t* __restrict octet = adapter.octets.data();
   for (int64_t r = 0; r < rows; r++, gates += experts, columns += n) {
     for (int64_t i = 0; i < (octets ? 0 : n); i++) columns[i] = gates[gate[i]];
     for (int64_t i = 0; i < octets; i++) {
@@ -76,17 +80,18 @@ FASTMOE_LORA_INLINE void expand(const Adapter& adapter, int64_t rows, const floa
   }
 }
 
-// Numbers of scratch memory for a block of rows.
+// Numbers of scratch memory for a block of rows: the columns' gates, then what is left of routing or of gradients.
 int64_t work_size(const Adapter& adapter, int64_t rows) {
-  return round_up(rows * adapter.splits * adapter.experts, 16) + (rows + 1) * adapter.columns();
+  const int64_t gates = adapter.splits * adapter.experts;
+  return rows * adapter.columns() + std::max(2 * (gates + 1) * rows, adapter.columns() + gates);
 }
 
 template <class T, class C>
 FASTMOE_LORA_INLINE void forward_rows(const Adapter& adapter, int64_t rows, const float* c, int64_t ldc, float* gates,
                                       T* low_rank, C* t, int64_t ldt, float* work) {
-  const int64_t n = adapter.columns(), width = adapter.width, splits = adapter.splits, experts = splits * adapter.experts;
-  float* g = work + round_up(rows * experts, 16);
-  if (adapter.routed) route(adapter, rows, c + n, ldc, work, gates);
+  const int64_t n = adapter.columns(), width = adapter.width, splits = adapter.splits;
+  float* g = work;
+  if (adapter.routed) route(adapter, rows, c + n, ldc, work + rows * n, gates);
   expand(adapter, rows, gates, g);
   for (int64_t i = 0; i < rows; i++, c += ldc, g += n, low_rank += n, t += splits * ldt) {
     for (int64_t s = 0; s < splits; s++) {
@@ -97,7 +102,6 @@ FASTMOE_LORA_INLINE void forward_rows(const Adapter& adapter, int64_t rows, cons
         low[p] = from_float<T>(from[p]);
         out[p] = from_float<C>(to_float(low[p]) * (gate[p] * coefficient[p]));
       }
-      for (int64_t p = width; p < ldt; p++) out[p] = C(0);
     }
   }
 }
@@ -123,7 +127,7 @@ FASTMOE_LORA_INLINE void backward_rows(const Adapter& adapter, int64_t rows, con
                                        const T* low_rank, const float* gates, C* ds, int64_t ld_ds, C* t,
                                        float* grad_gates, float* grad_d, float* work) {
   const int64_t n = adapter.columns(), width = adapter.width, splits = adapter.splits, experts = splits * adapter.experts;
-  float *own = work, *g = own + round_up(rows * experts, 16), *by_rank = g + rows * n;
+  float *g = work, *by_rank = g + rows * n, *own = by_rank + n;
   expand(adapter, rows, gates, g);
   for (int64_t i = 0; i < rows; i++, u += splits * ldu, g += n, low_rank += n, gates += experts, ds += ld_ds) {
     for (int64_t s = 0; s < splits; s++) {
@@ -155,7 +159,6 @@ FASTMOE_LORA_INLINE void backward_rows(const Adapter& adapter, int64_t rows, con
           ds[n + at + e] = from_float<C>(gates[at + e] * (dg[at + e] - mean));
       }
     }
-    for (int64_t p = adapter.stacked(); p < ld_ds; p++) ds[p] = C(0);
   }
 }
 
@@ -176,14 +179,14 @@ FASTMOE_LORA_INLINE void backward_rows(const Adapter& adapter, int64_t rows, con
   template <>                                                                                                          \
   void gate_rows<T, C>(const Adapter& adapter, int64_t rows, const float* c, int64_t ldc, float* gates, T* low_rank,   \
                        C* t, int64_t ldt) {                                                                            \
-    std::vector<float> work(work_size(adapter, rows));                                                                 \
-    forward_rows_##T##_##C(adapter, rows, c, ldc, gates, low_rank, t, ldt, work.data());                               \
+    const std::unique_ptr<float[]> work(new float[work_size(adapter, rows)]);                                          \
+    forward_rows_##T##_##C(adapter, rows, c, ldc, gates, low_rank, t, ldt, work.get());                                \
   }                                                                                                                    \
   template <>                                                                                                          \
   void gate_rows_backward<T, C>(const Adapter& adapter, int64_t rows, const float* u, int64_t ldu, const T* low_rank,  \
                                 const float* gates, C* ds, int64_t ld_ds, C* t, float* grad_gates, float* grad_d) {    \
-    std::vector<float> work(work_size(adapter, rows));                                                                 \
-    backward_rows_##T##_##C(adapter, rows, u, ldu, low_rank, gates, ds, ld_ds, t, grad_gates, grad_d, work.data());    \
+    const std::unique_ptr<float[]> work(new float[work_size(adapter, rows)]);                                          \
+    backward_rows_##T##_##C(adapter, rows, u, ldu, low_rank, gates, ds, ld_ds, t, grad_gates, grad_d, work.get());     \
   }
 DEFINE(BFloat16, BFloat16)
 DEFINE(BFloat16, float)

@@ -9,11 +9,23 @@
 
 namespace fastmoe_lora {
 
-// One term a * b: a is row-major (rows, k), b the first of the panels to multiply with; k as padded in the panels.
+// The left operand: row i, column j is data[i / 16 * tile + i % 16 * ld + j / 32 * step + j % 32].
+template <class C>
+struct Left {
+  const C* data;
+  int64_t ld, tile, step;
+
+  static Left rows(const C* data, int64_t ld) { return {data, ld, 16 * ld, 32}; }
+  // What starts there; behind it, tiles are whole if `row` is a multiple of 16 and `column` of 32.
+  Left at(int64_t row, int64_t column) const {
+    return {data + row / 16 * tile + row % 16 * ld + column / 32 * step + column % 32, ld, tile, step};
+  }
+};
+
+// One term a * b: b is the first of the panels to multiply with; k as padded in the panels.
 template <class C>
 struct Term {
-  const C* a;
-  int64_t lda;
+  Left<C> a;
   const C* b;
   int64_t k;
 };
@@ -69,6 +81,12 @@ class Multiplier {
     }
   }
 
+  // Announces what the products after the next `blocks` calls of linear() will read, about as much as those do.
+  void expect(const C* next, int64_t elements, int64_t blocks) {
+    if (!tiles_) return;
+    tiles_->expect(next, elements * sizeof(C), blocks * elements / (amx::kPanel * amx::kStep));
+  }
+
  private:
   Layout layout_;
   float* scratch_;
@@ -76,8 +94,12 @@ class Multiplier {
 
   static const amx::Term* amx_terms(const Term<C>* terms, int count, amx::Term* converted) {
     for (int i = 0; i < count; i++)
-      converted[i] = {reinterpret_cast<const uint16_t*>(terms[i].a), terms[i].lda,
-                      reinterpret_cast<const uint16_t*>(terms[i].b), terms[i].k};
+      converted[i] = {reinterpret_cast<const uint16_t*>(terms[i].a.data),
+                      terms[i].a.ld,
+                      terms[i].a.tile,
+                      terms[i].a.step,
+                      reinterpret_cast<const uint16_t*>(terms[i].b),
+                      terms[i].k};
     return converted;
   }
 
@@ -85,8 +107,8 @@ class Multiplier {
     for (int i = 0; i < count; i++) {
       const Term<C>& term = terms[i];
       if (term.k == 0) continue;
-      at::native::cpublas::brgemm(m, width, term.k, term.lda, width, ldc, add, term.a, term.b + panel * width * term.k,
-                                  c, /*is_vnni=*/kPair<C> == 2);
+      at::native::cpublas::brgemm(m, width, term.k, term.a.ld, width, ldc, add, term.a.data,
+                                  term.b + panel * width * term.k, c, /*is_vnni=*/kPair<C> == 2);
       add = true;
     }
     if (!add)

@@ -7,73 +7,101 @@
 
 namespace fastmoe_lora {
 
-// Rows of a chunk: what is read again for every group of panels should stay in a core's second-level cache.
-inline int64_t chunk_rows(Layout layout, int64_t row_bytes) {
-  constexpr int64_t kBytes = 800 << 10;
-  return std::clamp<int64_t>(kBytes / std::max<int64_t>(row_bytes, 1) / layout.rows(), 1, 16) * layout.rows();
+// Rows of a chunk: what is read again for every group of panels should stay in a core's second-level cache, beside the
+// panels, the adapter and what passes through. Chunks of about that size share a worker's rows evenly: the weight is read
+// once for each, however few rows it has.
+inline int64_t chunk_rows(Layout layout, int64_t worker_rows, int64_t row_bytes) {
+  constexpr int64_t kBytes = 520 << 10, kMost = 576;
+  const int64_t wanted = std::clamp<int64_t>(kBytes / std::max<int64_t>(row_bytes, 1), layout.rows(), kMost);
+  const int64_t chunks = std::max<int64_t>(1, (worker_rows + wanted / 2) / wanted);
+  return round_up(std::max<int64_t>(1, divide_up(worker_rows, chunks)), layout.rows());
 }
 
 // Columns of a group of panels, which is walked through for every block of rows of a chunk: likewise.
 inline int64_t group_panels(const Panels& panels, int64_t element_bytes) {
-  constexpr int64_t kBytes = 256 << 10;
+  constexpr int64_t kBytes = 200 << 10;
   return std::clamp<int64_t>(kBytes / (panels.panel_elements() * element_bytes + 1), 1, panels.count);
 }
 
-// Calls function(first row, rows) for the chunks of [begin, end); rows short of a unit come as a chunk of their own.
+// Calls function(first row, rows) for the chunks of [begin, end).
 template <class F>
-void for_chunks(Range range, int64_t chunk, int64_t unit, const F& function) {
-  const int64_t whole = range.begin + (range.end - range.begin) / unit * unit;
-  for (int64_t row = range.begin; row < whole; row += chunk) function(row, std::min(chunk, whole - row));
-  if (whole < range.end) function(whole, range.end - whole);
+void for_chunks(Range range, int64_t chunk, const F& function) {
+  for (int64_t row = range.begin; row < range.end; row += chunk) function(row, std::min(chunk, range.end - row));
 }
 
-// Reads rows once, in the order in which they lie, which the hardware's prefetcher follows: they are then in the
-// second-level cache. Products read many rows at a time, and would wait for each.
-template <class T>
-void touch(const T* rows, int64_t elements) {
-  for (int64_t i = 0; i < elements; i += 64 / int64_t(sizeof(T))) {
-    [[maybe_unused]] const volatile char read = *reinterpret_cast<const volatile char*>(rows + i);
+// Copies rows into `buffer` as the engine reads them best: in the compute type, each of `parts` padded to whole steps; for
+// AMX in tiles of 16 x 32, so that what a product reads is contiguous, and the rows too filled up to a whole tile. The
+// copy reads the rows in the order in which they lie, which the hardware's prefetcher follows, and leaves them in the
+// second-level cache.
+template <class C>
+class Stage {
+ public:
+  Stage(Layout layout, int64_t parts, int64_t k, C* buffer)
+      : amx_(layout.engine == Engine::kAmx), parts_(parts), k_(k), padded_(layout.padded(k)), buffer_(buffer) {}
+
+  Left<C> left() const {
+    const int64_t ld = parts_ * padded_;
+    return amx_ ? Left<C>{buffer_, 32, 16 * ld, 16 * 32} : Left<C>::rows(buffer_, ld);
   }
-}
 
-template <class T, class C>
-struct Staged {
-  const C* rows;
-  int64_t ld;
+  void put(int64_t i, const C* row) {
+    for (int64_t part = 0; part < parts_; part++) {
+      C* to = const_cast<C*>(left().at(i, part * padded_).data);
+      if (amx_) {
+        amx::tile_row(reinterpret_cast<const uint16_t*>(row + part * k_), k_, reinterpret_cast<uint16_t*>(to));
+      } else {
+        convert(row + part * k_, to, k_);
+        std::fill_n(to + k_, padded_ - k_, C(0));
+      }
+    }
+  }
+
+  // After the last of m rows.
+  void fill_up(int64_t m) {
+    const std::vector<C> zeros(amx_ && m % 16 ? parts_ * k_ : 0, C(0));
+    for (int64_t i = m; !zeros.empty() && i % 16; i++) put(i, zeros.data());
+  }
+
+ private:
+  bool amx_;
+  int64_t parts_, k_, padded_;
+  C* buffer_;
 };
 
-// Rows (m, parts * k) as the engine reads them: in the compute type, each part padded to whole steps, the last rows to a
-// whole unit. As they are where that holds already, else copied to `buffer` (m rounded up to a unit, parts * padded(k)).
+// m rows of (parts * k), staged. They are left where they are if nothing needs to change.
 template <class T, class C>
-Staged<T, C> stage(Layout layout, const T* from, int64_t m, int64_t parts, int64_t k, C* buffer) {
-  const int64_t padded = layout.padded(k), ld = parts * padded, unit = layout.row_unit();
+Left<C> stage(Layout layout, const T* from, int64_t m, int64_t parts, int64_t k, C* buffer) {
+  const int64_t n = parts * k;
   if constexpr (std::is_same_v<T, C>)
-    if (padded == k && m % unit == 0) {
-      touch(from, m * parts * k);
-      return {from, parts * k};
+    if (layout.engine != Engine::kAmx && layout.padded(k) == k) return Left<C>::rows(from, n);
+  Stage<C> stage(layout, parts, k, buffer);
+  std::vector<C> converted(std::is_same_v<T, C> ? 0 : n);
+  for (int64_t i = 0; i < m; i++) {
+    if constexpr (std::is_same_v<T, C>) {
+      stage.put(i, from + i * n);
+    } else {
+      convert(from + i * n, converted.data(), n);
+      stage.put(i, converted.data());
     }
-  for (int64_t i = 0; i < m; i++)
-    for (int64_t part = 0; part < parts; part++) {
-      convert(from + (i * parts + part) * k, buffer + i * ld + part * padded, k);
-      std::fill_n(buffer + i * ld + part * padded + k, padded - k, C(0));
-    }
-  std::fill_n(buffer + m * ld, (round_up(m, unit) - m) * ld, C(0));
-  return {buffer, ld};
+  }
+  stage.fill_up(m);
+  return stage.left();
 }
 
 // x~ = dropout(x) of m rows, staged; `row` is the index of the first.
 template <class T, class C>
-Staged<T, C> stage_dropped(Layout layout, const Dropout& dropout, int64_t row, const T* from, int64_t m, int64_t k,
-                           float* one_row, C* buffer) {
-  const int64_t ld = layout.padded(k);
+Left<C> stage_dropped(Layout layout, const Dropout& dropout, int64_t row, const T* from, int64_t m, int64_t k, C* buffer) {
+  Stage<C> stage(layout, 1, k, buffer);
+  std::vector<float> numbers(k), dropped(k);
+  std::vector<C> converted(k);
   for (int64_t i = 0; i < m; i++) {
-    convert(from + i * k, one_row, k);
-    drop(dropout, row + i, one_row, one_row + round_up(k, 16), k);
-    convert(one_row + round_up(k, 16), buffer + i * ld, k);
-    std::fill_n(buffer + i * ld + k, ld - k, C(0));
+    convert(from + i * k, numbers.data(), k);
+    drop(dropout, row + i, numbers.data(), dropped.data(), k);
+    convert(dropped.data(), converted.data(), k);
+    stage.put(i, converted.data());
   }
-  std::fill_n(buffer + m * ld, (round_up(m, layout.row_unit()) - m) * ld, C(0));
-  return {buffer, ld};
+  stage.fill_up(m);
+  return stage.left();
 }
 
 inline Dropout make_dropout(const Operands& o) {
@@ -112,6 +140,20 @@ std::vector<const P*> stacked_rows(const Operands& o, const Adapter& adapter) {
   return rows;
 }
 
+// Copies `count` rows of `length` numbers, a length known to the compiler; false if it is not in 1 .. kLength.
+template <int kLength, class C>
+bool copy_columns(const C* from, int64_t ld_from, int64_t count, int64_t length, C* to, int64_t ld_to) {
+  if (length == kLength) {
+    for (int64_t i = 0; i < count; i++)
+      std::memcpy(static_cast<void*>(to + i * ld_to), from + i * ld_from, kLength * sizeof(C));
+    return true;
+  }
+  if constexpr (kLength > 1)
+    return copy_columns<kLength - 1>(from, ld_from, count, length, to, ld_to);
+  else
+    return false;
+}
+
 // B of one split from row n on, `count` rows, as (count, ld) in the compute type: column p is the p-th computed one.
 template <class C, class P>
 void gather_b(const Operands& o, const Adapter& adapter, int64_t split, int64_t n, int64_t count, C* out, int64_t ld) {
@@ -122,11 +164,8 @@ void gather_b(const Operands& o, const Adapter& adapter, int64_t split, int64_t 
     const int64_t first = run.begin - split * adapter.width, k = adapter.source[run.begin] % rank;
     const P* from = data<P>(*o.lora_B) + ((split * adapter.experts + run.expert) * per_split + n) * rank + k;
     const int64_t length = run.end - run.begin;
-    if (std::is_same_v<C, P> && length == 8) {  // the usual rank: one move
-      for (int64_t i = 0; i < count; i++)
-        std::memcpy(static_cast<void*>(out + i * ld + first), from + i * rank, 8 * sizeof(C));
-      continue;
-    }
+    if constexpr (std::is_same_v<C, P>)
+      if (copy_columns<8>(from, rank, count, length, out + first, ld)) continue;
     for (int64_t i = 0; i < count; i++)
       for (int64_t p = 0; p < length; p++) out[i * ld + first + p] = from_float<C>(to_float(from[i * rank + p]));
   }
