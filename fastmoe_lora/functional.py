@@ -123,7 +123,7 @@ def _linear(
         seed if dropout > 0 else None,
     )
     backend = backends.resolve(backend, x.device, x.dtype)
-    y = reference.linear(*arguments) if backend == "reference" else ops.ramoe_forward(*arguments, backend)[0]
+    y = reference.linear(*arguments) if backend == "reference" else ops.linear(*arguments, backend)
     return y.view(*leading, -1) if len(leading) != 1 else y
 
 

@@ -5,6 +5,7 @@ Shapes: M tokens, K = in_features, N = out_features, S splits, E experts, R maxi
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from . import backends
 
@@ -21,6 +22,30 @@ _LIBRARY.define(
 )
 # ramoe_forward's inputs, and the first of them that have gradients: x ... router_weight.
 _INPUTS, _DIFFERENTIABLE = 14, 8
+_ORDINARY = (Tensor, Parameter, type(None))
+
+
+def linear(*inputs) -> Tensor:
+    """y of the operator, its arguments as of ``ramoe_forward``.
+
+    Ordinary tensors in eager mode do not go through the dispatcher, which would only call back what is called here: a
+    way through it costs as much as a launch, and several times that where a large product has just emptied the caches.
+    """
+    if not _is_ordinary(inputs):
+        return ramoe_forward(*inputs)[0]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:_DIFFERENTIABLE]):
+        return _Differentiable.apply(*inputs)[0]
+    return _forward(*inputs)[0]
+
+
+def _is_ordinary(inputs) -> bool:
+    """Whether nobody needs to see the operator: no compiler, no mode, no function transform, no tensor subclass."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and all(type(t) in _ORDINARY for t in inputs[:_DIFFERENTIABLE])
+    )
 
 
 def _forward(*arguments):
@@ -81,7 +106,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         (x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed, backend) = inputs
-        y, low_rank, gates_out = _below_autograd(inputs)
+        y, low_rank, gates_out = _forward(*inputs) if _is_ordinary(inputs) else _below_autograd(inputs)
         ctx.mark_non_differentiable(low_rank, gates_out)
         ctx.set_materialize_grads(False)
         gates = gates_out if gates is None else gates
@@ -95,9 +120,8 @@ class _Differentiable(torch.autograd.Function):
             return (None,) * _INPUTS
         *operands, low_rank, seed = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
-        gradients = _ramoe_backward(
-            grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend
-        )
+        inputs = (grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend)
+        gradients = _backward(*inputs) if _is_ordinary(inputs) else _ramoe_backward(*inputs)
         gradients = [g if need else None for g, need in zip(gradients, needs, strict=True)]
         return (*gradients, *[None] * (_INPUTS - _DIFFERENTIABLE))
 

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from support.operator import DIFFERENTIABLE, Case
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from fastmoe_lora import RAMoELinear, backends, ramoe_linear
@@ -150,3 +152,27 @@ def test_backends_say_what_works(monkeypatch):
     monkeypatch.setenv("FASTMOE_LORA_BACKEND", "nonsense")
     with pytest.raises(ValueError, match="backend: got 'nonsense'"):
         ramoe_linear(**Case().arguments(torch.float32))
+
+
+class _Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_modes_see_the_operators_and_get_what_eager_mode_gets():
+    def gradients() -> list[Tensor]:
+        arguments = Case().arguments(torch.float32)
+        trained = [arguments[name].requires_grad_() for name in ("x", "lora_A", "lora_B")]
+        y = ramoe_linear(**arguments)
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), trained)]
+
+    with _Seen() as seen:
+        through_the_dispatcher = gradients()
+    assert {"fastmoe_lora::ramoe_forward", "fastmoe_lora::ramoe_backward"} <= seen.names
+    for got, wanted in zip(gradients(), through_the_dispatcher, strict=True):
+        assert torch.equal(got, wanted)
