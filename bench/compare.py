@@ -22,6 +22,7 @@ from fastmoe_lora import backends
 
 BASE, HEAD = "base", "head"
 MIN_ROUNDS = 5
+SETTLE_SECONDS = 0.02  # OpenMP threads spin for a while after their work; those of the other process must be asleep
 
 
 def main(arguments: list[str]) -> None:
@@ -102,6 +103,7 @@ def measure(
     while running and (len(group.entry(running[0]).samples) < MIN_ROUNDS or time.perf_counter() < end):
         shuffle(running)
         for name in running:
+            time.sleep(SETTLE_SECONDS)
             group.entry(name).samples.append(workers[name].ask("round")["ms"])
     return group
 

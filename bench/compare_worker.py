@@ -21,6 +21,7 @@ def serve() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if question == "round":
+            call()  # wakes the threads and brings back what the other process has put out of the caches
             answers.write(json.dumps({"ms": sample(call, device, calls)}) + "\n")
             continue
         device = torch.device(question["device"])
