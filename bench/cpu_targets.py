@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import cycle, islice
 
 import torch
@@ -15,6 +14,7 @@ from bench.model_contest import work_of
 from bench.problem import Problem, Weights
 from bench.record import Entry, Group, Record
 from bench.session import collect
+from bench.tables import target_table
 from bench.timing import interleaved
 from bench.whole import Frames, frames_of, model_call, unistd_model, without_adapters
 from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear
@@ -32,15 +32,6 @@ TITLES = {
 MIXED = ("taxibj", "traffic4cast", "moving_mnist")  # of the ViT-B step
 
 
-@dataclass(frozen=True)
-class Target:
-    """``entry`` is to take at most ``bound`` times what ``base`` takes."""
-
-    entry: str
-    base: str
-    bound: float
-
-
 def main(arguments: list[str]) -> None:
     given = options.parser("cpu_targets", "The CPU backend beside its targets.").parse_args(arguments)
     if given.device != "cpu":
@@ -48,19 +39,18 @@ def main(arguments: list[str]) -> None:
     device, settings = options.settle(given)
     record = Record.begin("cpu_targets", device, settings)
     seconds = given.seconds or (0.2 if given.quick else 15.0)
-    targets: dict[str, list[Target]] = {}
 
-    def measured(title: str, dtype: str, shape: dict[str, int], calls: Calls, bounds: list[Target]) -> list[Group]:
-        group = Group(title, dtype, shape, [Entry(name, TITLES[name], ours=name == "cpu") for name in calls])
+    def measured(title: str, dtype: str, shape: dict[str, int], calls: Calls, targets: dict[str, float]) -> list[Group]:
+        entries = [Entry(name, TITLES[name], ours=name == "cpu") for name in calls]
+        group = Group(title, dtype, shape, entries, targets=targets)
         samples, _ = interleaved(calls, device, seconds)
         for name, values in samples.items():
             group.entry(name).samples = values
-        targets[title] = bounds
         return [group]
 
     jobs = [*_layer_jobs(given.quick, measured), *_step_jobs(given.quick, device, measured)]
     collect(record, given.output, jobs)
-    _print_table(record, targets)
+    print("\n" + target_table(record.groups))
 
 
 def _layer_jobs(quick: bool, measured: Callable) -> list[Callable]:
@@ -74,7 +64,7 @@ def _layer_jobs(quick: bool, measured: Callable) -> list[Callable]:
 
         def run() -> list[Group]:
             calls = layer_calls(problem.weights(dtype), names, backward, rank)
-            return measured(title, kind, problem.shape, calls, [Target("cpu", "linear", bound)])
+            return measured(title, kind, problem.shape, calls, {"linear": bound})
 
         return run
 
@@ -126,7 +116,7 @@ def layer_calls(weights: Weights, names: list[str], backward: bool, rank: int | 
 
 
 def _step_jobs(quick: bool, device: torch.device, measured: Callable) -> list[Callable]:
-    bounds = [Target("cpu", "packed", 1 / 1.3), Target("cpu", "reference", 1 / 3), Target("cpu", "no-adapters", 1.0)]
+    bounds = {"packed": 1 / 1.3, "reference": 1 / 3, "no-adapters": 1.0}
 
     def job(title: str, specs: list[TaskSpec], trunk: str | TrunkConfig, batch: int) -> Callable:
         def run() -> list[Group]:
@@ -167,18 +157,3 @@ def with_frozen_linears(model: UniSTD) -> UniSTD:
 def _step(model: UniSTD, backend: str | None, inputs: Frames, targets: Frames, device: torch.device) -> Callable:
     work = work_of(model, inputs, targets, separate=False, training=True)
     return model_call(model, backend, work, device, torch.bfloat16)
-
-
-def _print_table(record: Record, targets: dict[str, list[Target]]) -> None:
-    """Every target, what was measured for it (median and quantiles of paired ratios), and whether it is met."""
-    print(f"\n{'row':<54}{'of':<13}{'target':>7}{'median':>9}{'p20 to p80':>15}")
-    for group in record.groups:
-        for target in targets.get(group.title, []):
-            ratio = group.ratio(target.entry, target.base)
-            if ratio is None:
-                continue
-            verdict = "" if ratio.median <= target.bound else "  missed"
-            print(
-                f"{group.title:<54}{target.base:<13}{target.bound:>7.2f}{ratio.median:>9.3f}"
-                f"{ratio.p20:>9.3f}-{ratio.p80:.3f}{verdict}"
-            )

@@ -9,20 +9,21 @@ from bench.record import RESULTS, Record, load
 from bench.tables import between_markers, section
 
 NAMES = ("layer", "backward", "memory", "model", "train", "scaling")
+FILLED = ("README.md", "bench/README.md", "bench/NOTES.md")
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench plot", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files; figures go there too")
-    parser.add_argument("--readme", type=Path, nargs="*", default=[ROOT / "README.md", ROOT / "bench" / "README.md"])
+    parser.add_argument("--readme", type=Path, nargs="*", default=[ROOT / name for name in FILLED])
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
     given = parser.parse_args(arguments)
-    files = [given.results / f"{name}{suffix}.json" for suffix in ("", "-cuda") for name in NAMES]
+    files = [given.results / f"{name}{suffix}.json" for suffix in ("", "-cuda") for name in (*NAMES, "cpu_targets")]
     records = {file.stem: load(file) for file in files if file.is_file()}
     if not records:
         parser.error(f"{given.results}: holds none of {', '.join(NAMES)} as .json")
     for stem, record in records.items():
-        if not given.no_figures:
+        if not given.no_figures and record.comparison in NAMES:
             draw(record, given.results / stem)
     for readme in given.readme:
         fill(readme, records, given.results)

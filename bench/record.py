@@ -54,6 +54,7 @@ class Group:
 
     ``shape``: sizes by name. ``items``: samples (sequences of frames) a call works on, for samples/s. ``axis`` and
     ``value``: what a scaling study varies, and its value here. ``mode``: "eager", or "graph" under a CUDA graph.
+    ``targets``: by name of an entry, how many times what it takes our entry may take.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Group:
     items: int | None = None
     axis: str | None = None
     value: float | None = None
+    targets: dict[str, float] = field(default_factory=dict)
 
     @property
     def floor(self) -> str | None:

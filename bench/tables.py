@@ -30,6 +30,8 @@ class Loss:
 
 def section(record: Record) -> str:
     """What goes between the markers of a README for one comparison."""
+    if record.comparison == "cpu_targets":
+        return f"{target_table(record.groups)}\n\n{_measured_on(record)}"
     body = scaling_table(record) if record.comparison == "scaling" else table(record.groups)
     parts = [body, _measured_on(record), *_wrong(record.groups), _against_floor(record.groups), _losses(record.groups)]
     return "\n\n".join(part for part in [*parts, _not_run(record.groups)] if part)
@@ -46,6 +48,21 @@ def table(groups: list[Group]) -> str:
         cells = [_cell(group, entry) for group, entry in zip(groups, entries, strict=True)]
         ours = any(entry is not None and entry.ours for entry in entries)
         lines.append(f"| {f'**{title}**' if ours else title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def target_table(groups: list[Group]) -> str:
+    """A row a target: our time over that of what it is measured by, from paired rounds, and what it should be."""
+    lines = ["| | over | target | median | p20 to p80 | |", "|---|---|---:|---:|---:|---|"]
+    for group in groups:
+        ours = default_entry(group)
+        for name, bound in group.targets.items():
+            ratio = group.ratio(ours.name, name) if ours else None
+            if ratio is None:
+                continue
+            verdict = "met" if ratio.median <= bound else "missed"
+            cells = [group.title, group.entry(name).title, f"{bound:.2f}", f"{ratio.median:.2f}"]
+            lines.append(f"| {' | '.join(cells)} | {ratio.p20:.2f} to {ratio.p80:.2f} | {verdict} |")
     return "\n".join(lines)
 
 

@@ -120,3 +120,9 @@ def test_figures_are_drawn(tmp_path, comparison):
     assert files == sorted([f"{comparison}.png", *(["scaling-memory.png"] if comparison == "scaling" else [])])
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
     assert charts.WIDTH * charts.DPI < 1400  # about twice a README's width, sharp on dense screens
+
+
+def test_targets_are_met_or_missed_by_the_median_of_paired_ratios():
+    text = section(record(group(12.0, 15.0, targets={"linear": 1.1, "three-gemm": 0.9}), comparison="cpu_targets"))
+    assert "| qkv | floor | 1.10 | 1.20 | 1.20 to 1.20 | missed |" in text
+    assert "| qkv | three GEMMs | 0.90 | 0.80 | 0.80 to 0.80 | met |" in text
