@@ -21,7 +21,7 @@ struct Identity {
 };
 
 uint64_t sample_of(const Tensor& weight) {
-  constexpr int64_t kSamples = 512;
+  constexpr int64_t kSamples = 64;
   const auto* bytes = static_cast<const unsigned char*>(weight.const_data_ptr());
   const int64_t words = weight.nbytes() / 8, step = std::max<int64_t>(1, words / kSamples);
   uint64_t hash = weight.nbytes();
