@@ -137,6 +137,11 @@ def _line_panel(panel: Axes, groups: list[Group], unit: str) -> dict[str, object
     values = sorted({group.value for group in groups})
     panel.set_xticks(values, [f"{value:g}" for value in values], rotation=30 if max(values) > 9999 else 0, fontsize=7)
     panel.minorticks_off()
+    low, high = panel.get_ylim()
+    if high < 100 * low:  # powers of ten alone would be one tick or two
+        steps = (step * 10**power for power in range(-3, 7) for step in (1, 2, 5))
+        ticks = [tick for tick in steps if low <= tick <= high]
+        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.grid(which="major")
     return handles
 
