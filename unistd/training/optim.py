@@ -20,7 +20,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, exclude: Sequence[nn.
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=config.lr)
+    return AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 
 def build_schedule(optimizer: AdamW, config: OptimConfig, steps: int) -> LambdaLR:
