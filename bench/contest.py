@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.peers import PEERS, Peer
-from bench.problem import Problem, Weights, allowed_error, relative_error, results
+from bench.problem import Problem, Weights, results, worst_error
 from bench.record import FAILED, MEASURED, UNAVAILABLE, WRONG, Entry, Group
 from bench.timing import describe, interleaved
 
@@ -46,18 +46,10 @@ class Judge:
     def check(self, entrant: Entrant) -> None:
         """Notes the largest error in proportion to what it may be; the entry's status becomes "wrong" beyond that."""
         peer, entry = entrant.peer, entrant.entry
-        exact, plain = self.expected(peer)
-        worst = 0.0
-        for name, found in self.found(entrant).items():
-            found = found.reshape(exact[name].shape)
-            error = relative_error(found, exact[name]) if found.isfinite().all() else float("inf")
-            allowed = allowed_error(plain[name], exact[name], peer.roundings(self.weights))
-            if not error / allowed <= worst or entry.error is None:
-                entry.error, entry.allowed, worst = error, allowed, error / allowed
-            if not error <= allowed:
-                entry.status = WRONG
-                entry.reason = f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
-                return
+        roundings = peer.roundings(self.weights)
+        entry.error, entry.allowed, wrong = worst_error(self.found(entrant), *self.expected(peer), roundings)
+        if wrong:
+            entry.status, entry.reason = WRONG, wrong
 
     def expected(self, peer: Peer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(float64, plain torch in the dtype) of the problem that this peer solves, by name."""

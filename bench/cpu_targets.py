@@ -7,21 +7,23 @@ from itertools import cycle, islice
 import torch
 import torch.nn.functional as F
 import yaml
+from torch import Tensor
 
 from bench import options
 from bench.machine import ROOT
 from bench.model_contest import work_of
-from bench.problem import Problem, Weights
-from bench.record import Entry, Group, Record
+from bench.problem import Problem, Weights, worst_error
+from bench.record import FLOORS, MEASURED, WRONG, Entry, Group, Record
 from bench.session import collect
 from bench.tables import target_table
 from bench.timing import interleaved
-from bench.whole import Frames, frames_of, model_call, unistd_model, without_adapters
+from bench.whole import Frames, ModelJudge, frames_of, model_call, unistd_model, without_adapters
 from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear
 from fastmoe_lora.layer import active_column_table
 from unistd import TASKS, TaskSpec, TrunkConfig, UniSTD
 
 Calls = dict[str, Callable[[], object]]
+Check = Callable[[str], tuple[float, float, str]]  # backend -> as of `worst_error`
 TITLES = {
     "linear": "F.linear, frozen, no adapters",
     "no-adapters": "the same trunk of nn.Linear without adapters",
@@ -34,16 +36,22 @@ MIXED = ("taxibj", "traffic4cast", "moving_mnist")  # of the ViT-B step
 
 def main(arguments: list[str]) -> None:
     given = options.parser("cpu_targets", "The CPU backend beside its targets.").parse_args(arguments)
-    if given.device != "cpu":
-        given.device = "cpu"
+    given.device = "cpu"  # whatever else is there
     device, settings = options.settle(given)
     record = Record.begin("cpu_targets", device, settings)
     seconds = given.seconds or (0.2 if given.quick else 15.0)
 
-    def measured(title: str, dtype: str, shape: dict[str, int], calls: Calls, targets: dict[str, float]) -> list[Group]:
+    def measured(
+        title: str, dtype: str, shape: dict[str, int], calls: Calls, targets: dict[str, float], check: Check
+    ) -> list[Group]:
         entries = [Entry(name, TITLES[name], ours=name == "cpu") for name in calls]
         group = Group(title, dtype, shape, entries, targets=targets)
-        samples, _ = interleaved(calls, device, seconds)
+        for entry in (entry for entry in entries if entry.name not in FLOORS):
+            entry.error, entry.allowed, wrong = check(entry.name)
+            if wrong:
+                entry.status, entry.reason = WRONG, wrong
+        right = {entry.name: calls[entry.name] for entry in entries if entry.status == MEASURED}
+        samples, _ = interleaved(right, device, seconds)
         for name, values in samples.items():
             group.entry(name).samples = values
         return [group]
@@ -63,8 +71,10 @@ def _layer_jobs(quick: bool, measured: Callable) -> list[Callable]:
         title += f", {kind}, M={problem.M}"
 
         def run() -> list[Group]:
-            calls = layer_calls(problem.weights(dtype), names, backward, rank)
-            return measured(title, kind, problem.shape, calls, {"linear": bound})
+            weights = problem.weights(dtype)
+            calls = layer_calls(weights, names, backward, rank)
+            check = layer_check(weights, calls, backward, rank)
+            return measured(title, kind, problem.shape, calls, {"linear": bound}, check)
 
         return run
 
@@ -115,6 +125,19 @@ def layer_calls(weights: Weights, names: list[str], backward: bool, rank: int | 
     return {name: linear if name == "linear" else lambda name=name: adapted(name) for name in names}
 
 
+def layer_check(weights: Weights, calls: Calls, backward: bool, rank: int | None) -> Check:
+    """Holds y, or the gradients, to the reference backend in float64, as every comparison does."""
+
+    def results(call: Callable[[], object]) -> dict[str, Tensor]:
+        found = call()
+        return {str(i): value.detach() for i, value in enumerate(found if backward else (found,))}
+
+    exact, plain = (
+        results(layer_calls(given, ["reference"], backward, rank)["reference"]) for given in (weights.double(), weights)
+    )
+    return lambda name: worst_error(results(calls[name]), exact, plain)
+
+
 def _step_jobs(quick: bool, device: torch.device, measured: Callable) -> list[Callable]:
     bounds = {"packed": 1 / 1.3, "reference": 1 / 3, "no-adapters": 1.0}
 
@@ -122,8 +145,8 @@ def _step_jobs(quick: bool, device: torch.device, measured: Callable) -> list[Ca
         def run() -> list[Group]:
             tokens = batch * sum(spec.tokens for spec in specs)
             shape = {"batch": batch, "tasks": len(specs), "tokens": tokens}
-            calls = step_calls(specs, trunk, batch, device)
-            return measured(f"training step, {title}", "bfloat16", shape, calls, bounds)
+            calls, check = step_calls(specs, trunk, batch, device)
+            return measured(f"training step, {title}", "bfloat16", shape, calls, bounds, check)
 
         return run
 
@@ -135,13 +158,17 @@ def _step_jobs(quick: bool, device: torch.device, measured: Callable) -> list[Ca
     return [demo_job, job("ViT-B", [TASKS[name].spec for name in MIXED], "ViT-B-16", 4)]
 
 
-def step_calls(specs: list[TaskSpec], trunk: str | TrunkConfig, batch: int, device: torch.device) -> Calls:
+def step_calls(
+    specs: list[TaskSpec], trunk: str | TrunkConfig, batch: int, device: torch.device
+) -> tuple[Calls, Check]:
     """A step of AdamW under bfloat16 autocast: with everything compiled, in plain PyTorch, and without adapters."""
     plain = unistd_model(specs, trunk, device).train()
     inputs, targets = frames_of(plain.tasks, batch, device)
     models = {"cpu": with_frozen_linears(plain), "packed": plain, "reference": plain}
     calls = {name: _step(model, name, inputs, targets, device) for name, model in models.items()}
-    return {"no-adapters": _step(without_adapters(plain), None, inputs, targets, device)} | calls
+    judge = ModelJudge(plain, torch.bfloat16, device, gradients=True)
+    calls = {"no-adapters": _step(without_adapters(plain), None, inputs, targets, device)} | calls
+    return calls, lambda name: judge.check(name, models[name])
 
 
 def with_frozen_linears(model: UniSTD) -> UniSTD:

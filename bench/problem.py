@@ -135,6 +135,22 @@ def allowed_error(plain: Tensor, exact: Tensor, roundings: int) -> float:
     return 2 * roundings * relative_error(plain, exact) + 1e-6
 
 
+def worst_error(
+    found: dict[str, Tensor], exact: dict[str, Tensor], plain: dict[str, Tensor], roundings: int = 1
+) -> tuple[float, float, str]:
+    """(error, what it may be, "" or why it is wrong) of the quantity that comes closest to its bound; by name."""
+    worst = (0.0, 1.0, "")
+    for name, value in found.items():
+        value = value.reshape(exact[name].shape)
+        error = relative_error(value, exact[name]) if value.isfinite().all() else float("inf")
+        allowed = allowed_error(plain[name], exact[name], roundings)
+        if not error <= allowed:
+            return error, allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
+        if error / allowed >= worst[0] / worst[1]:
+            worst = error, allowed, ""
+    return worst
+
+
 SIZES = {
     problem.name: problem
     for problem in (

@@ -5,7 +5,7 @@ import torch
 
 from bench.contest import Entrant, Judge, contest, enter
 from bench.peers import FLOOR, PEERS
-from bench.problem import Problem, parse_size, relative_error
+from bench.problem import Problem, parse_size, relative_error, worst_error
 from bench.record import MEASURED, WRONG
 
 CPU = torch.device("cpu")
@@ -125,3 +125,14 @@ def test_sizes_are_parsed_and_bad_ones_named():
     for text in ("M=3", "M=3,K=4,N=6,S=4", "M=0,K=4,N=6", "huge"):
         with pytest.raises(ValueError, match=text):
             parse_size(text)
+
+
+def test_the_worst_error_is_the_closest_to_its_bound_and_a_wrong_one_says_so():
+    exact = {"y": torch.ones(4, dtype=torch.float64), "x": torch.ones(2, dtype=torch.float64)}
+    plain = {name: value * 1.01 for name, value in exact.items()}
+    error, allowed, wrong = worst_error({"y": exact["y"] * 1.001, "x": exact["x"] * 1.01}, exact, plain)
+    assert (error, allowed, wrong) == (pytest.approx(0.01), pytest.approx(0.02, rel=1e-3), "")
+    *_, wrong = worst_error({"y": exact["y"], "x": exact["x"] * 1.03}, exact, plain)
+    assert wrong.startswith("x: relative error 3.00e-02")
+    *_, wrong = worst_error({"y": exact["y"] * float("nan")}, exact, plain)
+    assert wrong.startswith("y: relative error inf")
