@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backends import load, resolve
+from .ops import is_eager
 
 _LIBRARY = torch.library.Library("fastmoe_lora", "FRAGMENT")
 _LIBRARY.define("frozen_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -45,6 +46,8 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     served = dtype != torch.float64 and (weight.dtype == dtype or (autocast and weight.dtype == torch.float32))
     if not served or resolve("auto", x.device, dtype) != "cpu":
         return F.linear(x, weight, bias)
+    if is_eager() and (y := load("cpu").frozen_linear(x, dtype, autocast, weight, bias)) is not None:
+        return y
     rows = x.to(dtype).reshape(-1, x.shape[-1]).contiguous()
     y = torch.ops.fastmoe_lora.frozen_linear(rows, weight.contiguous(), bias)
     return y.view(*x.shape[:-1], weight.shape[0])

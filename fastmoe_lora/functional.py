@@ -44,32 +44,21 @@ def ramoe_linear(
 
     Returns (..., N) in x's dtype. Raises ValueError or TypeError naming the argument, what it got and what it wants.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, masters = x.to(dtype), backends.resolve(backend, x.device, dtype) == "cpu"
-            weight, bias = (_to_master(p, dtype, masters) for p in (weight, bias))
-            lora_A, lora_B, router_weight = (_to_master(p, dtype) for p in (lora_A, lora_B, router_weight))
-            return _linear(
-                x,
-                weight,
-                bias,
-                lora_A,
-                lora_B,
-                diag,
-                gates,
-                router_weight,
-                columns,
-                top_k,
-                scaling,
-                dropout,
-                seed,
-                backend,
-                masters,
-            )
-    return _linear(
-        x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, backend
-    )
+    autocast = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    on_cpu = backends.resolve(backend, x.device, dtype) == "cpu"
+    frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, scaling, dropout, seed)
+    if on_cpu and ops.is_eager():
+        compiled = backends.load("cpu").ramoe_linear
+        y = compiled(x, dtype, autocast, *frozen, *adapters, diag, gates, router_weight, *rest)
+        if y is not None:
+            return y
+    if not autocast:
+        return _linear(x, *frozen, *adapters, diag, gates, router_weight, *rest, backend)
+    with torch.autocast(x.device.type, enabled=False):
+        frozen = (_to_master(p, dtype, on_cpu) for p in frozen)
+        *adapters, router_weight = (_to_master(p, dtype) for p in (*adapters, router_weight))
+        return _linear(x.to(dtype), *frozen, *adapters, diag, gates, router_weight, *rest, backend, on_cpu)
 
 
 def _to_master(parameter: Tensor | None, dtype: torch.dtype, masters: bool = True) -> Tensor | None:

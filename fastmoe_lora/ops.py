@@ -38,14 +38,18 @@ def linear(*inputs) -> Tensor:
     return _forward(*inputs)[0]
 
 
-def _is_ordinary(inputs) -> bool:
-    """Whether nobody needs to see the operator: no compiler, no mode, no function transform, no tensor subclass."""
+def is_eager() -> bool:
+    """Whether nobody needs to see the operator: no compiler, no mode, no function transform."""
     return (
         not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
-        and all(type(t) in _ORDINARY for t in inputs[:_DIFFERENTIABLE])
     )
+
+
+def _is_ordinary(inputs) -> bool:
+    """Whether, besides, no argument is a tensor subclass."""
+    return is_eager() and all(type(t) in _ORDINARY for t in inputs[:_DIFFERENTIABLE])
 
 
 def _forward(*arguments):
@@ -118,6 +122,8 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx, grad_y, _grad_low_rank, _grad_gates):
         if grad_y is None:
             return (None,) * _INPUTS
+        if torch.is_grad_enabled():
+            raise NotImplementedError("create_graph=True: only backend 'reference' has second derivatives")
         *operands, low_rank, seed = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
         inputs = (grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend)

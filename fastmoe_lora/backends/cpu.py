@@ -28,6 +28,9 @@ _forward = _kernels.forward.default
 _backward = _kernels.backward.default
 linear = _kernels.linear.default  # (x (M, K), weight (N, K), bias (N) or None) -> (M, N)
 linear_backward = _kernels.linear_backward.default  # (grad_y (M, N), weight (N, K)) -> (M, K)
+# Eager calls of what is ordinary, arguments checked and gradients recorded in C++; None for all else (autograd.h).
+ramoe_linear = _kernels.ramoe_linear.default
+frozen_linear = _kernels.frozen_linear.default
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 #include <torch/library.h>
 
+#include "autograd.h"
 #include "multiply.h"
 #include "operator.h"
 #include "weights.h"
@@ -105,6 +106,13 @@ TORCH_LIBRARY(fastmoe_lora_cpu, library) {
       backward_operator);
   library.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", linear);
   library.def("linear_backward(Tensor grad_y, Tensor weight) -> Tensor", linear_backward);
+  library.def(
+      "ramoe_linear(Tensor x, ScalarType dtype, bool autocast, Tensor weight, Tensor? bias, Tensor lora_A, "
+      "Tensor lora_B, Tensor diag, Tensor? gates, Tensor? router, Tensor? columns, int? top_k, float scaling, "
+      "float dropout, Tensor? seed) -> Tensor?",
+      ramoe_linear);
+  library.def("frozen_linear(Tensor x, ScalarType dtype, bool autocast, Tensor weight, Tensor? bias) -> Tensor?",
+              frozen_linear);
   library.def("missing() -> str", missing);
   library.def("engine() -> str", engine);
   library.def("limit_engine(str name) -> str", limit_engine);
