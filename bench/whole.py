@@ -33,9 +33,10 @@ def unistd_model(tasks: list[str | TaskSpec], trunk: str | TrunkConfig, device: 
 
 
 class _PlainLinear(nn.Linear):
-    """What an adapted layer was before; the model asks how its router works."""
+    """What an adapted layer was before; the model asks how its router works, and for the backend of what follows."""
 
     router_kind = "token"
+    backend = "packed"
 
 
 def without_adapters(model: UniSTD) -> UniSTD:

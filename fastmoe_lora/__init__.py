@@ -19,6 +19,7 @@ from .ranks import (
     ranks_frozen,
     set_rank_window,
 )
+from .self_attention import self_attention
 
 __all__ = [
     "FrozenLinear",
@@ -39,6 +40,7 @@ __all__ = [
     "rank_window",
     "ranks_frozen",
     "save_adapters",
+    "self_attention",
     "set_rank_window",
     "trainable_parameters",
 ]

@@ -2,10 +2,10 @@
 
 from typing import Any, Self
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layer import RAMoELinear
+from .self_attention import self_attention
 
 
 class RAMoESelfAttention(nn.Module):
@@ -51,9 +51,6 @@ class RAMoESelfAttention(nn.Module):
         if not (query is key is value) or need_weights or key_padding_mask is not None:
             raise ValueError("attention: expected self-attention with need_weights=False and no key_padding_mask")
         x = query if self.batch_first else query.transpose(0, 1)
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, N, L/heads)
         mask = attn_mask if attn_mask is None or attn_mask.is_floating_point() else ~attn_mask  # theirs: True = hidden
-        out = self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        out = self.proj(self_attention(self.qkv(x), self.num_heads, mask, self.qkv.backend))
         return (out if self.batch_first else out.transpose(0, 1)), None

@@ -31,6 +31,7 @@ linear_backward = _kernels.linear_backward.default  # (grad_y (M, N), weight (N,
 # Eager calls of what is ordinary, arguments checked and gradients recorded in C++; None for all else (autograd.h).
 ramoe_linear = _kernels.ramoe_linear.default
 frozen_linear = _kernels.frozen_linear.default
+self_attention = _kernels.self_attention.default
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

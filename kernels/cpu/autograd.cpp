@@ -2,7 +2,10 @@
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/_unsafe_view.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "attention.h"
 
 namespace fastmoe_lora {
 namespace {
@@ -18,6 +21,11 @@ Tensor shaped_like(const Tensor& like, const Tensor& rows) {
   std::vector<int64_t> sizes = like.sizes().vec();
   sizes.back() = rows.size(1);
   return at::_unsafe_view(rows, sizes);
+}
+
+void refuse_second_derivative() {
+  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
+                              "create_graph=True: only backend 'reference' has second derivatives");
 }
 
 struct Linear : torch::autograd::Function<Linear> {
@@ -40,8 +48,7 @@ struct Linear : torch::autograd::Function<Linear> {
     variable_list result(7);
     const Tensor& grad_y = grads[0];
     if (!grad_y.defined()) return result;
-    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
-                                "create_graph=True: only backend 'reference' has second derivatives");
+    refuse_second_derivative();
     const variable_list saved = context->get_saved_variables();
     const auto given = [&](int i) { return saved[i].defined() ? OptionalTensor(saved[i]) : std::nullopt; };
     const Operands o{saved[0], saved[1], {},       given(2), given(3), given(4), saved[5],
@@ -55,6 +62,23 @@ struct Linear : torch::autograd::Function<Linear> {
     if (g.x.defined()) result[0] = shaped_like(grad_y, g.x);
     result[1] = g.lora_A, result[2] = g.lora_B, result[3] = g.diag, result[4] = g.gates, result[5] = g.router;
     return result;
+  }
+};
+
+struct SelfAttention : torch::autograd::Function<SelfAttention> {
+  static Tensor forward(AutogradContext* context, const Tensor& qkv, int64_t heads) {
+    context->save_for_backward({qkv});
+    context->saved_data["heads"] = heads;
+    context->set_materialize_grads(false);
+    const auto parts = qkv.unflatten(2, {3, heads, -1}).permute({2, 0, 3, 1, 4}).unbind(0);  // (B, H, N, D) each
+    return at::scaled_dot_product_attention(parts[0], parts[1], parts[2]).transpose(1, 2).contiguous().flatten(2);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    if (!grads[0].defined()) return {Tensor(), Tensor()};
+    refuse_second_derivative();
+    const Tensor qkv = context->get_saved_variables()[0];
+    return {attention_backward(grads[0].contiguous(), qkv, context->saved_data["heads"].toInt()), Tensor()};
   }
 };
 
@@ -75,6 +99,8 @@ bool ordinary(const Tensor& tensor) {
   return tensor.device().is_cpu() && (tensor.key_set() - known).highestFunctionalityKey() == DispatchKey::Undefined;
 }
 
+bool served(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf; }
+
 bool is(const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, at::ScalarType or_dtype) {
   const auto type = tensor.scalar_type();
   return ordinary(tensor) && tensor.is_contiguous() && tensor.sizes() == shape && (type == dtype || type == or_dtype);
@@ -83,7 +109,7 @@ bool is(const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, at::S
 bool is_frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                       const OptionalTensor& bias) {
   const auto master = autocast ? at::kFloat : dtype;
-  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) && ordinary(x) && x.numel() > 0 &&
+  return served(dtype) && ordinary(x) && x.numel() > 0 &&
          x.dim() > 0 && (x.scalar_type() == dtype || (autocast && x.is_floating_point())) && weight.dim() == 2 &&
          weight.size(0) > 0 && is(weight, {weight.size(0), x.size(-1)}, dtype, master) && !weight.requires_grad() &&
          (!bias || (is(*bias, {weight.size(0)}, dtype, master) && !bias->requires_grad()));
@@ -125,6 +151,13 @@ OptionalTensor ramoe_linear(const Tensor& x, at::ScalarType dtype, bool autocast
   return apply({x.to(dtype), weight, bias, lora_A, lora_B, diag.to(at::kFloat).contiguous(), gates_of_rows, router,
                 columns, dropout > 0 ? seed : std::nullopt, top_k.value_or(0) < experts ? top_k.value_or(0) : 0, scaling,
                 dropout});
+}
+
+OptionalTensor self_attention(const Tensor& qkv, int64_t heads) {
+  if (!ordinary(qkv) || !served(qkv.scalar_type()) || qkv.dim() != 3 || qkv.numel() == 0 || !qkv.is_contiguous() ||
+      heads < 1 || qkv.size(2) % (3 * heads))
+    return std::nullopt;
+  return SelfAttention::apply(qkv, heads);
 }
 
 }  // namespace fastmoe_lora

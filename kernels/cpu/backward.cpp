@@ -136,7 +136,7 @@ class Backward {
     for (int64_t i = 0; i < count; i += part_) {
       const int64_t part = std::min(part_, count - i);
       const auto dy =
-          stage(layout_, grad_y_ + (first + i) * n_, part, splits_, per_split_, own_.at<C>(dy_at_, worker));
+          stage(layout_, grad_y_ + (first + i) * n_, n_, part, splits_, per_split_, own_.at<C>(dy_at_, worker));
       if (needs_u_) gate(multiplier, worker, first, i, part, dy);
       if (needs_.x) input_gradient(multiplier, worker, first, i, part, dy);
       for (int64_t s = 0; s < splits_ && needs_.lora_B; s++) {
@@ -214,7 +214,7 @@ class Backward {
     const T* from = data<T>(o_.x) + first * k_;
     C* buffer = own_.at<C>(x_at_, worker);
     if (dropout_.active) return stage_dropped(layout_, dropout_, first, from, count, k_, buffer);
-    return stage(layout_, from, count, 1, k_, buffer);
+    return stage(layout_, from, k_, count, 1, k_, buffer);
   }
 
   // sums (rows, columns) += across (rows, count) * from (count, columns): count is the contraction. The sums lie panel by
@@ -224,18 +224,9 @@ class Backward {
     const int64_t padded = round_up(count, 32), ld = across_ld(count);
     panels.k = padded;
     C* panel = own_.at<C>(panel_at_, worker);
-    std::vector<const C*> source(count);
     for (int64_t column = 0; column < columns; column += panels.width) {
       const int64_t width = std::min(panels.width, columns - column);
-      if (layout_.engine == Engine::kAmx) {
-        const int64_t whole = round_up(count, 16);
-        amx::interleave_rows(reinterpret_cast<const uint16_t*>(from.at(0, column).data), from.ld, from.tile, whole,
-                             reinterpret_cast<uint16_t*>(panel));
-        std::fill_n(panel + whole * panels.width, (padded - whole) * panels.width, C(0));
-      } else {
-        for (int64_t i = 0; i < count; i++) source[i] = from.at(i, column).data;
-        pack_rows(source.data(), width, count, panels, panel);
-      }
+      pack_contraction(layout_, from.at(0, column), count, width, panels, panel);
       for (int64_t i = 0; i < rows; i += rows_) {
         const Term<C> term{Left<C>::rows(own_.at<C>(across_at_, worker) + i * ld, ld), panel, padded};
         multiplier.sum(std::min(rows_, rows - i), width, panels.width, &term, 1, sums + column * rows + i * panels.width,

@@ -94,7 +94,7 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
     if (adapter.width < ld_t) std::fill_n(t, unit_chunk * splits * ld_t, C(0));  // the padding stays zero
     for_chunks(range, chunk, [&](int64_t first, int64_t count) {
       const T* from = data<T>(o.x) + first * k;
-      const auto x = stage(layout, from, count, 1, k, own.at<C>(x_at, worker));
+      const auto x = stage(layout, from, k, count, 1, k, own.at<C>(x_at, worker));
       if (adapted) {
         auto dropped = x;
         if (dropout.active)

@@ -113,6 +113,7 @@ TORCH_LIBRARY(fastmoe_lora_cpu, library) {
       ramoe_linear);
   library.def("frozen_linear(Tensor x, ScalarType dtype, bool autocast, Tensor weight, Tensor? bias) -> Tensor?",
               frozen_linear);
+  library.def("self_attention(Tensor qkv, int heads) -> Tensor?", self_attention);
   library.def("missing() -> str", missing);
   library.def("engine() -> str", engine);
   library.def("limit_engine(str name) -> str", limit_engine);

@@ -68,19 +68,18 @@ class Stage {
   C* buffer_;
 };
 
-// m rows of (parts * k), staged. They are left where they are if nothing needs to change.
+// m rows of (parts * k), `ld` apart, staged. They are left where they are if nothing needs to change.
 template <class T, class C>
-Left<C> stage(Layout layout, const T* from, int64_t m, int64_t parts, int64_t k, C* buffer) {
-  const int64_t n = parts * k;
+Left<C> stage(Layout layout, const T* from, int64_t ld, int64_t m, int64_t parts, int64_t k, C* buffer) {
   if constexpr (std::is_same_v<T, C>)
-    if (layout.engine != Engine::kAmx && layout.padded(k) == k) return Left<C>::rows(from, n);
+    if (layout.engine != Engine::kAmx && layout.padded(k) == k) return Left<C>::rows(from, ld);
   Stage<C> stage(layout, parts, k, buffer);
-  std::vector<C> converted(std::is_same_v<T, C> ? 0 : n);
+  std::vector<C> converted(std::is_same_v<T, C> ? 0 : parts * k);
   for (int64_t i = 0; i < m; i++) {
     if constexpr (std::is_same_v<T, C>) {
-      stage.put(i, from + i * n);
+      stage.put(i, from + i * ld);
     } else {
-      convert(from + i * n, converted.data(), n);
+      convert(from + i * ld, converted.data(), parts * k);
       stage.put(i, converted.data());
     }
   }
@@ -102,6 +101,21 @@ Left<C> stage_dropped(Layout layout, const Dropout& dropout, int64_t row, const 
   }
   stage.fill_up(m);
   return stage.left();
+}
+
+// One panel of which `count` rows that the engine reads as a left operand are the contraction.
+template <class C>
+void pack_contraction(Layout layout, const Left<C>& from, int64_t count, int64_t columns, const Panels& panels, C* panel) {
+  if (layout.engine == Engine::kAmx) {
+    const int64_t whole = round_up(count, 16);
+    amx::interleave_rows(reinterpret_cast<const uint16_t*>(from.data), from.ld, from.tile, whole,
+                         reinterpret_cast<uint16_t*>(panel));
+    std::fill_n(panel + whole * panels.width, (panels.k - whole) * panels.width, C(0));
+  } else {
+    std::vector<const C*> rows(count);
+    for (int64_t i = 0; i < count; i++) rows[i] = from.at(i, 0).data;
+    pack_rows(rows.data(), columns, count, panels, panel);
+  }
 }
 
 inline Dropout make_dropout(const Operands& o) {

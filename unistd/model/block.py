@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastmoe_lora import RAMoELinear
+from fastmoe_lora import RAMoELinear, self_attention
 from unistd.model.config import AdapterConfig, TrunkConfig
 from unistd.model.layers import LayerFactory
 from unistd.model.packing import Layout, groups, join
@@ -49,8 +49,7 @@ class Attention(nn.Module):
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(samples, tokens, 3·width) -> (samples, tokens, width)."""
-        query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self_attention(qkv, self.heads, backend=self.qkv.backend)
 
 
 def _routed(layer: RAMoELinear, x: Tensor, layout: Layout) -> Tensor:
