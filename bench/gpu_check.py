@@ -42,7 +42,7 @@ PARTS = (
     Part("candidates", "gpu_search", 130, 12),
     Part("search", "gpu_search", 100),
     Part("timings", "gpu_timings", 90),
-    Part("launches", "gpu_items", 40),
+    Part("launches", "gpu_items", 60),
     Part("integration", "gpu_items", 90, 6),
     Part("correctness", "gpu_items", 120, 12),
     Part("rivals", "gpu_timings", 150),
