@@ -1,10 +1,11 @@
 """One command for a machine with a GPU: is everything right there, which plans are fastest, how fast is it.
 
-    python -m bench.gpu_check [--out DIR] [--minutes 8]
+    python -m bench.gpu_check [--out DIR] [--minutes 8] [--parts smoke timings ...]
 
 Every part runs in processes of its own under a time limit and writes a line per item as it goes, so that neither a
 crash nor a kernel that never ends costs more than its item. Writes DIR/gpu_check.json (machine, versions, clocks, every
-item) and DIR/plans.json (the plan table with the search's winners in front), prints a table, and fails if an item did.
+item) and DIR/plans.json (the plan table with the search's winners in front), prints a table, and fails if an item did
+or a part was left out. With --parts, those alone, under the plan table that an earlier call left in DIR.
 """
 
 import argparse
@@ -20,10 +21,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from bench.gpu_items import Log
+from bench.gpu_items import Log, rows_of
 
 ROOT = Path(__file__).resolve().parent.parent
-RERUNS = 2
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Part:
 PARTS = (
     Part("smoke", "gpu_items", 75, 3),
     Part("candidates", "gpu_search", 130, 12),
-    Part("search", "gpu_search", 70),
-    Part("timings", "gpu_timings", 75),
-    Part("launches", "gpu_items", 40),
+    Part("search", "gpu_search", 100),
+    Part("timings", "gpu_timings", 90),
+    Part("launches", "gpu_items", 60),
     Part("integration", "gpu_items", 90, 6),
     Part("correctness", "gpu_items", 120, 12),
-    Part("rivals", "gpu_timings", 100, 1),
-    Part("sanitizer", "gpu_items", 60),
+    Part("rivals", "gpu_timings", 150),
+    Part("sanitizer", "gpu_items", 120),
 )
 
 
@@ -54,15 +54,18 @@ def run_part(part: Part, folder: Path, deadline: float) -> list[dict]:
     """Runs the part's processes, and those that died or were stuck again, without the items that they had started."""
     end = min(deadline, time.monotonic() + part.seconds)
     shards = list(range(part.processes))
-    for _ in range(1 + RERUNS):
+    while shards and time.monotonic() < end - 5:
         shards = _unfinished(part, folder, shards, end)
-        if not shards or time.monotonic() > end - 5:
-            break
-    return [row for shard in range(part.processes) for row in Log(folder, part.name, shard).read()]
+    return rows_of(folder, part.name)
 
 
 def _unfinished(part: Part, folder: Path, shards: list[int], end: float) -> list[int]:
-    """Starts a process per shard; returns the shards whose process failed or had to be ended."""
+    """Starts a process per shard; returns the shards whose process failed, but for those that got no further."""
+
+    def begun(shard: int) -> int:
+        return len(Log(folder, part.name, shard).read())
+
+    before = {shard: begun(shard) for shard in shards}
     running = {}
     for shard in shards:
         command = [sys.executable, "-m", "bench.gpu_check", "--work", str(folder)]
@@ -81,11 +84,14 @@ def _unfinished(part: Part, folder: Path, shards: list[int], end: float) -> list
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 print(f"{part.name}: a process does not end", flush=True)
-    return failed
+    return [shard for shard in failed if begun(shard) > before[shard]]
 
 
 def work(part: Part, folder: Path, shard: int) -> None:
     """In a process of its own: the items of one shard."""
+    import torch
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // part.processes))
     module = import_module(f"bench.{part.module}")
     module.prepare(folder)
     getattr(module, part.name)(Log(folder, part.name, shard), shard, part.processes)
@@ -114,7 +120,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "gpu", help="folder for the results")
     parser.add_argument("--minutes", type=float, default=8.0, help="what does not fit is left out")
-    parser.add_argument("--part", choices=[part.name for part in PARTS], help="internal: do one part's work")
+    names = [part.name for part in PARTS]
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help="do these alone")
+    parser.add_argument("--part", choices=names, help="internal: do one part's work")
     parser.add_argument("--work", type=Path, help="internal: where parts leave their lines")
     parser.add_argument("--shard", type=int, default=0, help="internal")
     arguments = parser.parse_args()
@@ -133,8 +141,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="gpu_check"))
     result = {"machine": describe_machine(torch.device("cuda")), "versions": describe_versions(), "commit": commit()}
     print(json.dumps(result), flush=True)
+    if "search" not in arguments.parts and (arguments.out / "plans.json").is_file():
+        shutil.copy(arguments.out / "plans.json", folder)
     result["parts"] = {}
-    for part in PARTS:
+    for part in (part for part in PARTS if part.name in arguments.parts):
         left = arguments.minutes * 60 - (time.monotonic() - started)
         if left < 15:
             print(f"== {part.name}: left out, no time", flush=True)
@@ -144,8 +154,10 @@ def main() -> int:
             rows = run_part(part, folder, time.monotonic() + left)
             result["parts"][part.name] = rows
             print(f"{table(part.name, rows)}\n   {time.monotonic() - began:.0f} s", flush=True)
-            if not all(row["ok"] for row in rows):
+            if not rows or not all(row["ok"] for row in rows):
                 result.setdefault("logs", {})[part.name] = last_words(part, folder)
+            if not rows:
+                print("\n".join(result["logs"][part.name].values())[-1500:], flush=True)
         (arguments.out / "gpu_check.json").write_text(json.dumps(result, indent=1) + "\n")
         if (folder / "plans.json").is_file():
             shutil.copy(folder / "plans.json", arguments.out)

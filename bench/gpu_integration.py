@@ -3,19 +3,22 @@
 import torch
 from torch import Tensor
 
-from bench.gpu_items import compare, errors, paper_case, place, run
+from bench.gpu_items import DEVICE, DTYPE, QKV, compare, errors, paper_case, place, run
+
+LONG = 2**31  # elements that 32 bits cannot count
 
 
-def layer_and_input(tokens: int = 512, dtype: torch.dtype = torch.bfloat16, **options):
+def layer_and_input(tokens: int = 512):
     from fastmoe_lora import RAMoELinear
 
     torch.manual_seed(0)
-    layer = RAMoELinear(768, 2304, splits=3, backend="triton", device="cuda", dtype=dtype, **options)
+    width, options = QKV["in_features"], {"splits": QKV["splits"], "device": DEVICE, "dtype": DTYPE}
+    layer = RAMoELinear(width, QKV["out_features"], backend="triton", **options)
     with torch.no_grad():
         layer.lora_B.normal_(std=0.1)
     layer.weight.requires_grad_(False)
     layer.bias.requires_grad_(False)
-    return layer, torch.randn(tokens, 768, device="cuda", dtype=dtype, requires_grad=True)
+    return layer, torch.randn(tokens, width, device=DEVICE, dtype=DTYPE, requires_grad=True)
 
 
 def step(layer, x: Tensor) -> list[Tensor]:
@@ -32,7 +35,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> dict:
 
 def repeatable() -> dict:
     """Twenty calls, same bits, at a size with many tasks per program."""
-    arguments = place(paper_case(16384).arguments(torch.bfloat16))
+    arguments = place(paper_case(16384).arguments(DTYPE))
     first = run(arguments, "triton")
     for _ in range(20):
         again = run(arguments, "triton")
@@ -61,6 +64,7 @@ def graph() -> dict:
     """Capture of forward and backward, replays on new input, a replay beside eager calls on another stream."""
     layer, x = layer_and_input(4096)
     step(layer, x)
+    torch.cuda.synchronize()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         step(layer, x)
@@ -97,7 +101,7 @@ def autocast() -> dict:
 
     def outputs(backend: str, dtype: torch.dtype, enabled: bool) -> dict[str, Tensor]:
         arguments = place(case.arguments(dtype))
-        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+        with torch.autocast(DEVICE.type, DTYPE, enabled=enabled):
             y = ramoe_linear(**arguments, backend=backend)
         leaves = {n: arguments[n] for n in ("x", "lora_A", "lora_B", "diag", "router_weight")}
         return {"y": y} | dict(zip(leaves, torch.autograd.grad(y.sum(), list(leaves.values())), strict=True))
@@ -107,24 +111,23 @@ def autocast() -> dict:
 
 
 def opcheck() -> dict:
-    """torch.library.opcheck of both operators."""
-    from fastmoe_lora import ops  # noqa: F401 - registers them
+    """torch.library.opcheck of the operator and, through its gradient, of the other one."""
+    from fastmoe_lora.ops import ramoe_forward
 
     layer, x = layer_and_input(64)
-    arguments = (x, layer.weight, layer.bias, layer.lora_A, layer.lora_B, layer.rank.float(), None)
-    arguments = (*arguments, layer.router.weight, None, 0, 1.0, 0.0, None, "triton")
-    return torch.library.opcheck(torch.ops.fastmoe_lora.ramoe_forward.default, arguments)
+    operands = x, layer.weight, layer.bias, layer.lora_A, layer.lora_B, layer.rank, None, layer.router.weight, None
+    return {"result": str(torch.library.opcheck(ramoe_forward, (*operands, 0, 1.0, 0.0, None, "triton")))}
 
 
 def long_rows() -> dict:
     """M x N beyond 2^31 elements: 64-bit addresses, first and last rows against a short call."""
     from fastmoe_lora import ramoe_linear
 
-    tokens = 2**31 // 2304 + 1000
-    arguments = place(paper_case(256).arguments(torch.bfloat16))
+    tokens = LONG // QKV["out_features"] + 1000
+    arguments = place(paper_case(256).arguments(DTYPE))
     short = {name: value.detach() if torch.is_tensor(value) else value for name, value in arguments.items()}
     ends = ramoe_linear(**short, backend="triton")
-    x = torch.zeros(tokens, 768, device="cuda", dtype=torch.bfloat16)
+    x = torch.zeros(tokens, QKV["in_features"], device=DEVICE, dtype=DTYPE)
     x[:128], x[-128:] = short["x"][:128], short["x"][128:]
     y = ramoe_linear(**(short | {"x": x}), backend="triton")
     close = [
@@ -140,9 +143,7 @@ ITEMS = {
     "CUDA graph": graph,
     "torch.compile(fullgraph=True)": compiled,
     "autocast": autocast,
-    "opcheck": lambda: {"result": str(opcheck())},
+    "opcheck": opcheck,
     "more than 2^31 elements": long_rows,
-    "one M after another": lambda: {
-        "ok": all(compare(paper_case(m), torch.bfloat16)["ok"] for m in (1, 255, 513, 2049))
-    },
+    "one M after another": lambda: {"ok": all(compare(paper_case(m), DTYPE)["ok"] for m in (1, 255, 513, 2049))},
 }

@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, lru_cache, partial
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from bench.gpu_items import DEVICE, Log, errors, paper_case, place, prepare, share
+from bench.gpu_items import DEVICE, DTYPE, Log, errors, paper_case, place, poison, prepare, rows_of, share
 
 __all__ = ["candidates", "prepare", "search"]
 
-TOKENS = (256, 1024, 4096, 16384, 65536)
+TOKENS = (16384, 4096, 65536, 1024, 256)  # most wanted first
 CHECKED_TOKENS = 700
 PROBLEMS = {
     "qkv": {},
@@ -60,21 +60,26 @@ def items() -> list[tuple[str, str, object]]:
 
     found = {}
     for name, kind in product(PROBLEMS, _plan.KINDS):
-        geometry = Bench(name, 8).geometry
+        geometry = geometry_of_problem(name)
         for plan in plans(kind):
             if _plan.runs(kind, plan, geometry):
                 found[kind, name, _plan.fit(kind, plan, geometry)] = None
     return list(found)
 
 
+@cache
+def geometry_of_problem(name: str):
+    return Bench(name, 8).geometry
+
+
 class Bench:
     """One problem at one M on the GPU: runs a kernel with a plan of our choice."""
 
-    def __init__(self, problem: str, tokens: int, dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, problem: str, tokens: int):
         from fastmoe_lora.backends._launch import geometry_of
         from fastmoe_lora.layer import active_column_table
 
-        arguments = place(paper_case(tokens, **PROBLEMS[problem]).arguments(dtype))
+        arguments = place(paper_case(tokens, **PROBLEMS[problem]).arguments(DTYPE))
         a = {name: value.detach() if torch.is_tensor(value) else value for name, value in arguments.items()}
         if problem == "compacted":
             a["diag"] = torch.full_like(a["diag"], 4.0)
@@ -128,6 +133,12 @@ class Bench:
         return {"y": y} | wanted
 
 
+@lru_cache(maxsize=1)
+def bench_and_grad(name: str, tokens: int) -> tuple[Bench, Tensor]:
+    bench = Bench(name, tokens)
+    return bench, bench.grad()
+
+
 def default_plan(kind: str, bench: Bench, tokens: int):
     from fastmoe_lora.backends import _plan
     from fastmoe_lora.backends._launch import device_name
@@ -135,25 +146,27 @@ def default_plan(kind: str, bench: Bench, tokens: int):
     return _plan.choose(kind, device_name(bench.a["x"].device), bench.geometry, tokens)
 
 
+@cache
+def expected(name: str) -> list[dict[str, Tensor]]:
+    return [Bench(name, CHECKED_TOKENS).expected(dtype) for dtype in (DTYPE, torch.float64)]
+
+
 def candidates(log: Log, shard: int, shards: int) -> None:
     """Compiles (into the cache that the search finds) and checks each candidate, at an M that fills no tile."""
-    benches, wanted = {}, {}
-    for kind, name, plan in share(items(), shard, shards):
+    from fastmoe_lora.backends import _plan
 
-        def check(kind=kind, name=name, plan=plan) -> dict:
-            if name not in benches:
-                benches[name] = Bench(name, CHECKED_TOKENS)
-                wanted[name] = [benches[name].expected(dtype) for dtype in (torch.bfloat16, torch.float64)]
-            bench = benches[name]
-            chosen = {k: default_plan(k, bench, CHECKED_TOKENS) for k in ("forward", "grad_input", "grad_weight")} | {
-                kind: plan
-            }
-            saved = bench.forward(chosen["forward"])
-            gradients = bench.backward(chosen["grad_input"], chosen["grad_weight"], bench.grad(), saved)
-            plain, exact = wanted[name]
-            return errors(bench.named(saved[0], gradients), plain, exact, 16) | {"plan": asdict(plan), "show": False}
+    def check(kind: str, name: str, plan) -> dict:
+        bench, grad = bench_and_grad(name, CHECKED_TOKENS)
+        chosen = {other: default_plan(other, bench, CHECKED_TOKENS) for other in _plan.KINDS} | {kind: plan}
+        saved = bench.forward(chosen["forward"])
+        gradients = bench.backward(chosen["grad_input"], chosen["grad_weight"], grad, saved)
+        found = errors(bench.named(saved[0], gradients), *expected(name), 16)
+        return found | {"kind": kind, "problem": name, "plan": asdict(plan), "show": False}
 
-        log.item(f"{kind} {name} {short(plan)}", check)
+    poison()
+    for item in share(items(), shard, shards):
+        kind, name, plan = item
+        log.item(f"{kind} {name} {short(plan)}", partial(check, *item))
 
 
 def short(plan) -> str:
@@ -166,34 +179,31 @@ def search(log: Log, shard: int, shards: int) -> None:
     from fastmoe_lora.backends import _plan
 
     right = {}
-    for number in range(64):
-        for row in Log(log.folder, "candidates", number).read():
-            if row["ok"] and "plan" in row:
-                kind, name = row["item"].split()[:2]
-                right.setdefault((kind, name), []).append(_plan.Plan(**row["plan"]))
-    for tokens in (16384, 4096, 65536, 1024, 256):
-        for name in PROBLEMS:
-            bench = Bench(name, tokens)
-            grad = bench.grad()
-            for kind in _plan.KINDS:
-                choices = right.get((kind, name), [])
-                if tokens > 2048:
-                    choices = [plan for plan in choices if plan.mode != "recompute"]
-                log.item(f"{kind} {name} M {tokens}", lambda k=kind, b=bench, g=grad, c=choices: _fastest(k, b, g, c))
-            write_table(log)
+    for row in rows_of(log.folder, "candidates"):
+        if row["ok"]:
+            right.setdefault((row["kind"], row["problem"]), []).append(_plan.Plan(**row["plan"]))
+    for tokens, name in product(TOKENS, PROBLEMS):
+        for kind in _plan.KINDS:
+            choices = right.get((kind, name), [])
+            if tokens > 2048:
+                choices = [plan for plan in choices if plan.mode != "recompute"]
+            log.item(f"{kind} {name} M {tokens}", partial(_fastest, kind, name, tokens, choices))
+        write_table(log)
 
 
-def _fastest(kind: str, bench: Bench, grad: Tensor, choices: list) -> dict:
+def _fastest(kind: str, name: str, tokens: int, choices: list) -> dict:
     """Two rounds: all once, then the best few for longer."""
     from triton.testing import do_bench, do_bench_cudagraph
 
+    from fastmoe_lora.backends import _plan
+
     # Few tokens take less time on the GPU than the launch on the host.
-    measure = do_bench_cudagraph if grad.shape[0] <= 4096 else partial(do_bench, warmup=2)
+    measure = do_bench_cudagraph if tokens <= 4096 else partial(do_bench, warmup=2)
     if not choices:
         return {"ok": False, "error": "no candidate was right"}
-    saved = bench.forward(default_plan("forward", bench, grad.shape[0]))
-    weight_plan = default_plan("grad_weight", bench, grad.shape[0])
-    input_plan = default_plan("grad_input", bench, grad.shape[0])
+    bench, grad = bench_and_grad(name, tokens)
+    forward_plan, input_plan, weight_plan = (default_plan(other, bench, tokens) for other in _plan.KINDS)
+    saved = bench.forward(forward_plan)
     only_input = [True, *([False] * 7)]
 
     def call(plan):
@@ -208,7 +218,8 @@ def _fastest(kind: str, bench: Bench, grad: Tensor, choices: list) -> dict:
     times |= {plan: measure(call(plan), rep=15, quantiles=[0.5]) for plan in best}
     winner = min(best, key=times.get)
     ranking = [{"plan": short(plan), "ms": round(times[plan], 4)} for plan in sorted(times, key=times.get)]
-    return {"ms": times[winner], "winner": short(winner), "plan": asdict(winner), "ranking": ranking}
+    found = {"ms": times[winner], "winner": short(winner), "plan": asdict(winner), "ranking": ranking}
+    return found | {"kind": kind, "problem": name, "tokens": tokens}
 
 
 def write_table(log: Log) -> None:
@@ -222,11 +233,10 @@ def write_table(log: Log) -> None:
     for row in log.read():
         if not row["ok"]:
             continue
-        kind, name, _, tokens = row["item"].split()
-        geometry = Bench(name, 8).geometry
+        geometry, tokens = geometry_of_problem(row["problem"]), row["tokens"]
         key = {"bits": 16, "n": geometry.n, "k": geometry.k, "width": geometry.block, "grouped": geometry.grouped}
-        limit = int(tokens) * 2 if int(tokens) < max(TOKENS) else None
-        rows[kind].append((int(tokens), key | ({"m": limit} if limit else {}) | row["plan"]))
+        limit = {"m": tokens * 2} if tokens < max(TOKENS) else {}
+        rows[row["kind"]].append((tokens, key | limit | row["plan"]))
     for kind, found in rows.items():
         full[section][kind] = [row for _, row in sorted(found, key=lambda pair: pair[0])] + full[section][kind]
     (log.folder / "plans.json").write_text(dump(full))

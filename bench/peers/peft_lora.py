@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from bench.peers.base import Peer, frozen_linear, learning
 from bench.problem import Weights
-from unistd.model.torchvision_ops import define_missing_ops
 
 
 def _import_peft() -> ModuleType:
+    from unistd.model.torchvision_ops import define_missing_ops  # here: it needs all that UniSTD does
+
     define_missing_ops()  # peft imports transformers, which imports torchvision
     import peft
 

@@ -1,14 +1,17 @@
 """What of `bench.gpu_check` needs no GPU: that no item can take the others along, and the rule of right."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 
-from bench.gpu_check import Part, table
-from bench.gpu_items import Log, errors
+from bench import gpu_items
+from bench.gpu_check import Part, run_part, table
+from bench.gpu_items import Log, errors, rows_of
 from bench.gpu_search import dump
 from fastmoe_lora.backends import _plan
 
@@ -35,6 +38,44 @@ def test_an_item_that_crashes_or_hangs_costs_itself_alone(tmp_path):
     verdicts = {row["item"]: row["ok"] for row in rows}
     assert verdicts == {"right": True, "raises": False, "crashes": False, "hangs": False, "last": True}
     assert "2 of 5 right" in table(Part("part", "gpu_items", 1).name, rows)
+
+
+def test_a_part_that_cannot_start_ends_at_once(tmp_path):
+    started = time.monotonic()
+    assert run_part(Part("unknown", "gpu_items", 600, 2), tmp_path, started + 600) == []
+    assert time.monotonic() - started < 60
+
+
+def test_parts_in_the_interpreter(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "1", "FASTMOE_LORA_BACKEND": "", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, str(Path(__file__).with_name("gpu_dry_run.py")), str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    counts = {}
+    for part in ("candidates", "search", "timings", "rivals", "integration"):
+        rows = rows_of(tmp_path, part)
+        assert all(row["ok"] for row in rows), table(part, rows)
+        counts[part] = len(rows)
+    assert counts == {"candidates": 3, "search": 6, "timings": 5, "rivals": 3, "integration": 1}
+    shipped, found = _plan.table(), _plan.table(tmp_path / "plans.json")
+    for kind in _plan.KINDS:
+        small, large, *rest = found["small"][kind]
+        assert (small["m"], large.get("m")) == (48, None)
+        assert rest == shipped["small"][kind]
+
+
+def test_where_one_launch_does_not_work_everything_goes_on_in_two(tmp_path, monkeypatch):
+    monkeypatch.setattr(_plan, "fit", _plan.fit)
+    monkeypatch.syspath_prepend(str(ROOT))
+    plan = _plan.Plan("queue", 64, 64, 64, 4, 3)
+    geometry = _plan.Geometry(64, 64, 1, 2, 8, 16, routed=True)
+    Log(tmp_path, "smoke", 1).item("queue", dict)
+    gpu_items.prepare(tmp_path)
+    assert _plan.fit("forward", plan, geometry).mode == "queue"
+    Log(tmp_path, "smoke", 2).item("queue", lambda: {"ok": False})
+    gpu_items.prepare(tmp_path)
+    assert _plan.fit("forward", plan, geometry).mode == "two_launch"
 
 
 def test_the_rule_of_right():
