@@ -15,9 +15,15 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
     `torch.nn.functional.scaled_dot_product_attention`, broadcastable to (B, num_heads, N, N); ``backend`` is "auto" or
     a name of `backends()`.
     """
-    trained = mask is None and qkv.requires_grad and torch.is_grad_enabled()
-    if trained and qkv.dtype == torch.bfloat16 and backends.resolve(backend, qkv.device, qkv.dtype) == "cpu":
-        if ops.is_eager() and (out := backends.load("cpu").self_attention(qkv, num_heads)) is not None:
-            return out
+    compiled = (
+        ops.is_eager()
+        and mask is None
+        and qkv.dtype == torch.bfloat16
+        and qkv.requires_grad
+        and torch.is_grad_enabled()
+        and backends.resolve(backend, qkv.device, qkv.dtype) == "cpu"
+    )
+    if compiled and (out := backends.load("cpu").self_attention(qkv, num_heads)) is not None:
+        return out
     query, key, value = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
