@@ -200,7 +200,7 @@ def tiles(geometry: Geometry, plan: Plan, tokens: int) -> int:
 
 def flag_count(plan: Plan, tokens: int) -> int:
     """Counters of a queued launch (kernels/triton/queue.py)."""
-    return 4 + 2 * _ceil(tokens, plan.bm)
+    return 3 + _ceil(tokens, plan.bm)
 
 
 def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
