@@ -112,6 +112,17 @@ def test_the_last_program_puts_every_counter_back():
     assert counters.nonzero().tolist() == [[HEADER.value + blocks]]
 
 
+def test_one_row_may_have_any_stride_under_descriptors(use):
+    use(PLANS["descriptors"])
+    arguments = replace(ALIGNED, tokens=1).arguments(torch.float32)
+    x = torch.empty(1, ALIGNED.in_features + 3)[:, :-3].copy_(arguments["x"].detach())
+    assert x.is_contiguous()
+    assert x.stride(0) * x.element_size() % 16
+    assert torch.equal(
+        ramoe_linear(**arguments | {"x": x}, backend="triton"), ramoe_linear(**arguments, backend="triton")
+    )
+
+
 def test_bfloat16_is_refused_in_the_interpreter():
     with pytest.raises(TypeError, match="interpreter multiplies bfloat16 wrongly"):
         ramoe_linear(**Case().arguments(torch.bfloat16), backend="triton")
