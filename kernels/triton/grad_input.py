@@ -26,7 +26,6 @@ def _produce(
 ):
     """u = dY B of one block of rows and one split, column block by column block, and what follows from it."""
     dtype: tl.constexpr = low_rank.dtype.element_ty
-    ROUTED: tl.constexpr = router is not None
     NS: tl.constexpr = N // S
     MASK: tl.constexpr = NS % BK != 0
     GATE_WIDTH: tl.constexpr = BP // R if GROUPED else WIDTH
@@ -56,12 +55,12 @@ def _produce(
             u = tl.dot(dy_tile, b_tile, u, input_precision="ieee")
         dgate += split_gradient(
             u, diag, gates, columns, low_rank, ds, t, ddiag, split, block, rows, real, scaling,
-            S, E, R, P, T, RANKS, BP, WIDTH, ROUTED, GROUPED)
+            S, E, R, P, T, RANKS, BP, WIDTH, GROUPED)
     if dgates is not None:
         e = tl.arange(0, GATE_WIDTH)
         target = row_base(dgates, first_row, S * E, False) + rows[:, None] * (S * E) + (split * E + e)[None, :]
         tl.store(target, dgate, mask=real[:, None] & (e < E)[None, :])
-    if ROUTED:
+    if router is not None:
         logit_gradient(dgate, gates, ds, split, rows, real, S, E, P, T)
         if T > (P + BP - 1) // BP * BP:
             cols = T - BP + tl.arange(0, BP)
@@ -76,7 +75,9 @@ def _add_adapter(
     P: tl.constexpr, T: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr,
 ):
     """acc (BM, BN) + ds A (+ dlogits W_g) of all splits, for output columns k (BN,)."""
-    for step in tl.range(0, S * (T // BP), num_stages=1):
+    # Tiles that have to be converted on their way leave no registers for fetching the next ones meanwhile.
+    STAGES: tl.constexpr = 3 if lora_a.dtype == ds.dtype else 1
+    for step in tl.range(0, S * (T // BP), num_stages=STAGES):
         split = step // (T // BP)
         cols = step % (T // BP) * BP + tl.arange(0, BP)
         ds_tile = tl.load(ds + rows[:, None] * (S * T) + (split * T + cols)[None, :])
