@@ -242,7 +242,7 @@ def token_parts(plan: Plan, tiles: int, tokens: int, multiprocessors: int) -> in
     return max(1, min(multiprocessors * plan.per_sm // tiles, _ceil(tokens, 4 * plan.bk)))
 
 
-REDUCE_ROWS, REDUCE_COLUMNS = 64, 32  # tile of `reduce`; 4 warps
+REDUCE_ROWS, REDUCE_COLUMNS = 64, 16  # tile of `reduce`; 4 warps
 
 
 @cache
