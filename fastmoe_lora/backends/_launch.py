@@ -84,7 +84,8 @@ def described(tensor: Tensor, rows: int, columns: int, tma: bool):
         return tensor
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, columns])
+    # Not tensor.stride(): a contiguous tensor of one row may have any stride between rows, also one that TMA refuses.
+    return TensorDescriptor(tensor, list(tensor.shape), [tensor.shape[1], 1], [rows, columns])
 
 
 def threshold_bits(p: float) -> int:

@@ -200,7 +200,7 @@ def tiles(geometry: Geometry, plan: Plan, tokens: int) -> int:
 
 def flag_count(plan: Plan, tokens: int) -> int:
     """Counters of a queued launch (kernels/triton/queue.py)."""
-    return 4 + 2 * _ceil(tokens, plan.bm)
+    return 3 + _ceil(tokens, plan.bm)
 
 
 def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
@@ -242,7 +242,7 @@ def token_parts(plan: Plan, tiles: int, tokens: int, multiprocessors: int) -> in
     return max(1, min(multiprocessors * plan.per_sm // tiles, _ceil(tokens, 4 * plan.bk)))
 
 
-REDUCE_ROWS, REDUCE_COLUMNS = 64, 32  # tile of `reduce`; 4 warps
+REDUCE_ROWS, REDUCE_COLUMNS = 64, 16  # tile of `reduce`; 4 warps
 
 
 @cache

@@ -15,7 +15,6 @@ from .queue import HEADER, claim, leave, place, signal, task_count, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
-# ruff: noqa: SIM102
 
 
 @triton.jit
@@ -102,7 +101,7 @@ def _produce(
 
 @triton.jit
 def _consume(
-    x, weight, bias, lora_b, columns, y, t, packed, ready, seen, row_block, part, M, producers,
+    x, weight, bias, lora_b, columns, y, t, packed, ready, row_block, part, M, producers,
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
     PACK: tl.constexpr, WAIT: tl.constexpr, TMA: tl.constexpr,
@@ -127,7 +126,7 @@ def _consume(
         weight_tile = load_tile(weight_base, n, first_n, ks, first_k, K, K, MASK, TMA)
         acc = tl.dot(x_tile, weight_tile.T, acc, input_precision="ieee")
     if WAIT:
-        wait(ready, seen, producers, S * PER_SPLIT)
+        wait(ready, producers)
     t_base = row_base(t, first_row, S * T, False) + split * T
     there = tl.arange(0, BN) < NS - in_split
     for first_col in range(0, (P + BP - 1) // BP * BP, BP):
@@ -157,7 +156,7 @@ def forward(
     (S, E), gates (M, S, E) (read, or written where router (S*E, K) is given), columns (S, P) or None, seed (1) or None
     -> y (M, N), low_rank (M, S, P).
 
-    Workspace: t (M, S, T), then with PACK (S, N/S, T); flags (4 + 2 ceil(M / BM)), all 0 before and after.
+    Workspace: t (M, S, T), then with PACK (S, N/S, T); flags (3 + ceil(M / BM)), all 0 before and after.
     T: P, plus E with a router, rounded up to a multiple of BP. PRODUCE, CONSUME: which phases this launch does.
     MERGE: a producer does all splits at once; with a router it needs T == BP. TMA: x, weight and y are descriptors.
     """
@@ -171,30 +170,28 @@ def forward(
     tasks = packing + task_count(blocks, produce, consume, GROUP)
     packed = t + M.to(tl.int64) * (S * T)
     ready = flags + HEADER
-    seen = ready + blocks
     task = claim(flags)
+    if packing > 0:
+        while task < packing:
+            pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
+            signal(flags + 2)
+            task = claim(flags)
     while task < tasks:
-        following = claim(flags)
-        if packing > 0:
-            if task < packing:
-                pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
-                signal(flags + 2)
-        if task >= packing:
-            producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
-            if row_block < blocks:
-                if producer:
-                    if PRODUCE:
-                        _produce(
-                            x, lora_a, diag, gates, router, columns, seed, low_rank, t, row_block, part,
-                            M, top_k, scaling, threshold, keep_scale,
-                            K, S, E, R, P, T, RANKS, TOP_K, MERGE, BM, BK, BP, ROUTER_WIDTH, GROUPED, TMA)
-                        if packing > 0:
-                            wait(flags + 2, flags + 3, packing, blocks * produce)
-                        if CONSUME:
-                            signal(ready + row_block)
-                elif CONSUME:
-                    _consume(
-                        x, weight, bias, lora_b, columns, y, t, packed, ready + row_block, seen + row_block,
-                        row_block, part, M, produce, K, N, S, E, R, P, T, BM, BN, BK, BP, PACK, PRODUCE, TMA)
-        task = following
-    leave(flags)
+        producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
+        if row_block < blocks:
+            if producer:
+                if PRODUCE:
+                    _produce(
+                        x, lora_a, diag, gates, router, columns, seed, low_rank, t, row_block, part,
+                        M, top_k, scaling, threshold, keep_scale,
+                        K, S, E, R, P, T, RANKS, TOP_K, MERGE, BM, BK, BP, ROUTER_WIDTH, GROUPED, TMA)
+                    if packing > 0:
+                        wait(flags + 2, packing)
+                    if CONSUME:
+                        signal(ready + row_block)
+            elif CONSUME:
+                _consume(
+                    x, weight, bias, lora_b, columns, y, t, packed, ready + row_block, row_block, part, M, produce,
+                    K, N, S, E, R, P, T, BM, BN, BK, BP, PACK, PRODUCE, TMA)
+        task = claim(flags)
+    leave(flags, blocks)

@@ -14,13 +14,13 @@ from .gating import load_gates, load_grouped
 def split_gradient(
     u, diag, gates, columns, low_rank, ds, t, ddiag, split, block, rows, real, scaling,
     S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr, T: tl.constexpr, RANKS: tl.constexpr,
-    BP: tl.constexpr, WIDTH: tl.constexpr, ROUTED: tl.constexpr, GROUPED: tl.constexpr,
+    BP: tl.constexpr, WIDTH: tl.constexpr, GROUPED: tl.constexpr,
 ):
     """u (BM, BP) fp32 of column block `block` -> the gradient of the gates that comes from it, (BM, WIDTH) fp32.
 
     Writes ds = u * c and t = s * c with c = gate * diagonal * scaling, (M, S, T) both, in x's dtype, and this row
     block's part of the diagonal's gradient, ddiag (S, T). gates, low_rank, ds, t point to the row block's first row.
-    rows: (BM,) within the row block, clamped; real: (BM,) rows that exist. With a router, ds skips the logits' columns.
+    rows: (BM,) within the row block, clamped; real: (BM,) rows that exist. Columns that are no expert's get 0.
     """
     dtype: tl.constexpr = low_rank.dtype.element_ty
     cols = block * BP + tl.arange(0, BP)
@@ -36,10 +36,7 @@ def split_gradient(
     c = gate * weight[None, :]
     target = rows[:, None] * (S * T) + (split * T + cols)[None, :]
     tl.store(t + target, (s * c).to(dtype), mask=real[:, None])
-    if ROUTED:
-        tl.store(ds + target, (u * c).to(dtype), mask=real[:, None] & ((cols < P) | (cols >= P + E))[None, :])
-    else:
-        tl.store(ds + target, (u * c).to(dtype), mask=real[:, None])
+    tl.store(ds + target, (u * c).to(dtype), mask=real[:, None])
     us = tl.where(real[:, None], u * s, 0.0)
     there = tl.where(exists, scaling, 0.0)
     tl.store(ddiag + split * T + cols, tl.sum(us * gate, 0) * there)
@@ -66,4 +63,5 @@ def logit_gradient(
     gate = tl.load(gates + rows[:, None] * (S * E) + (split * E + e)[None, :], mask=there, other=0.0)
     dlogit = gate * (dgate - tl.sum(gate * dgate, 1)[:, None])
     pointers = ds + rows[:, None] * (S * T) + (split * T + P + e)[None, :]
+    tl.debug_barrier()  # `split_gradient` has stored zeros there, in 16-byte pieces and by other threads
     tl.store(pointers, dlogit.to(ds.dtype.element_ty), mask=there & real[:, None])

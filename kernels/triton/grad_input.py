@@ -15,7 +15,6 @@ from .queue import HEADER, claim, leave, place, signal, task_count, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
-# ruff: noqa: SIM102
 
 
 @triton.jit
@@ -27,7 +26,6 @@ def _produce(
 ):
     """u = dY B of one block of rows and one split, column block by column block, and what follows from it."""
     dtype: tl.constexpr = low_rank.dtype.element_ty
-    ROUTED: tl.constexpr = router is not None
     NS: tl.constexpr = N // S
     MASK: tl.constexpr = NS % BK != 0
     GATE_WIDTH: tl.constexpr = BP // R if GROUPED else WIDTH
@@ -57,12 +55,12 @@ def _produce(
             u = tl.dot(dy_tile, b_tile, u, input_precision="ieee")
         dgate += split_gradient(
             u, diag, gates, columns, low_rank, ds, t, ddiag, split, block, rows, real, scaling,
-            S, E, R, P, T, RANKS, BP, WIDTH, ROUTED, GROUPED)
+            S, E, R, P, T, RANKS, BP, WIDTH, GROUPED)
     if dgates is not None:
         e = tl.arange(0, GATE_WIDTH)
         target = row_base(dgates, first_row, S * E, False) + rows[:, None] * (S * E) + (split * E + e)[None, :]
         tl.store(target, dgate, mask=real[:, None] & (e < E)[None, :])
-    if ROUTED:
+    if router is not None:
         logit_gradient(dgate, gates, ds, split, rows, real, S, E, P, T)
         if T > (P + BP - 1) // BP * BP:
             cols = T - BP + tl.arange(0, BP)
@@ -77,7 +75,9 @@ def _add_adapter(
     P: tl.constexpr, T: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr,
 ):
     """acc (BM, BN) + ds A (+ dlogits W_g) of all splits, for output columns k (BN,)."""
-    for step in tl.range(0, S * (T // BP), num_stages=1):
+    # Tiles that have to be converted on their way leave no registers for fetching the next ones meanwhile.
+    STAGES: tl.constexpr = 3 if lora_a.dtype == ds.dtype else 1
+    for step in tl.range(0, S * (T // BP), num_stages=STAGES):
         split = step // (T // BP)
         cols = step % (T // BP) * BP + tl.arange(0, BP)
         ds_tile = tl.load(ds + rows[:, None] * (S * T) + (split * T + cols)[None, :])
@@ -89,7 +89,7 @@ def _add_adapter(
 
 @triton.jit
 def _consume(
-    grad_y, weight, lora_a, router, columns, seed, ds, dx, ready, seen, row_block, part, M, producers,
+    grad_y, weight, lora_a, router, columns, seed, ds, dx, ready, row_block, part, M, producers,
     threshold, keep_scale, K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
     P: tl.constexpr, T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
     WAIT: tl.constexpr, TMA: tl.constexpr,
@@ -115,7 +115,7 @@ def _consume(
         if not TMA:
             weight += BK * K
     if WAIT:
-        wait(ready, seen, producers, (K + BN - 1) // BN)
+        wait(ready, producers)
         acc = _add_adapter(acc, lora_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP)
     store_tile(row_base(dx, first_row, K, TMA), acc.to(ds.dtype.element_ty), tl.arange(0, BM), first_row, M - first_row,
                k, first_k, K, K, TMA)
@@ -134,7 +134,7 @@ def grad_input(
 
     Workspace, read by `grad_weight` and `reduce`: ds (the gradients of the low-rank product and of the logits) and
     t, (M, S, T) in x's dtype; ddiag (ceil(M / BM), S, T) fp32, the diagonal's gradient by row block. Besides packed
-    (S, N/S, T) with PACK, and flags (4 + 2 ceil(M / BM)), all 0 before and after.
+    (S, N/S, T) with PACK, and flags (3 + ceil(M / BM)), all 0 before and after.
     With dropout (seed given) PRODUCE and CONSUME have to be two launches. TMA: grad_y, weight and dx are descriptors.
     """
     NS: tl.constexpr = N // S
@@ -145,31 +145,28 @@ def grad_input(
     blocks = tl.cdiv(M, BM)
     tasks = packing + task_count(blocks, produce, consume, GROUP)
     ready = flags + HEADER
-    seen = ready + blocks
     task = claim(flags)
+    if packing > 0:
+        while task < packing:
+            pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
+            signal(flags + 2)
+            task = claim(flags)
     while task < tasks:
-        following = claim(flags)
-        if packing > 0:
-            if task < packing:
-                pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
-                signal(flags + 2)
-        if task >= packing:
-            producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
-            if row_block < blocks:
-                if producer:
-                    if PRODUCE:
-                        if packing > 0:
-                            wait(flags + 2, flags + 3, packing, blocks * produce)
-                        _produce(
-                            grad_y, lora_b, diag, gates, router, columns, low_rank, packed, ds, t, dgates, ddiag,
-                            row_block, part, M, scaling,
-                            N, S, E, R, P, T, RANKS, BM, BK, BP, ROUTER_WIDTH, GROUPED, PACK, TMA)
-                        if CONSUME:
-                            signal(ready + row_block)
-                elif CONSUME:
-                    _consume(
-                        grad_y, weight, lora_a, router, columns, seed, ds, dx, ready + row_block, seen + row_block,
-                        row_block, part, M, produce, threshold, keep_scale,
-                        K, N, S, E, R, P, T, BM, BN, BK, BP, PRODUCE, TMA)
-        task = following
-    leave(flags)
+        producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
+        if row_block < blocks:
+            if producer:
+                if PRODUCE:
+                    if packing > 0:
+                        wait(flags + 2, packing)
+                    _produce(
+                        grad_y, lora_b, diag, gates, router, columns, low_rank, packed, ds, t, dgates, ddiag,
+                        row_block, part, M, scaling,
+                        N, S, E, R, P, T, RANKS, BM, BK, BP, ROUTER_WIDTH, GROUPED, PACK, TMA)
+                    if CONSUME:
+                        signal(ready + row_block)
+            elif CONSUME:
+                _consume(
+                    grad_y, weight, lora_a, router, columns, seed, ds, dx, ready + row_block, row_block, part, M,
+                    produce, threshold, keep_scale, K, N, S, E, R, P, T, BM, BN, BK, BP, PRODUCE, TMA)
+        task = claim(flags)
+    leave(flags, blocks)

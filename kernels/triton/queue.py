@@ -1,19 +1,17 @@
 """One launch, two phases: programs claim tasks in order from a queue; a consumer waits for the flag of its rows.
 
-Why this cannot deadlock, however few programs are resident: tasks are claimed in order and wait only for tasks of lower
-number, by programs that have started. So the lowest unfinished task either runs, and waits for nothing, or is the next
-of a program whose current task is lower, thus finished.
+Why this cannot deadlock, however few programs are resident: a program claims a task when it is about to do it, tasks
+are claimed in order and wait only for tasks of lower number. So the lowest unfinished task runs and waits for nothing.
 
 All counters are int32, start at 0 and are put back to 0 inside the launch: a captured CUDA graph can be replayed.
-    flags[0] next task                                flags[1] programs that left
-    flags[2] packed blocks of B                       flags[3] tasks that have seen them all
-    flags[4 + i] finished producers of row block i    flags[4 + blocks + i] consumers of it that have seen them all
+    flags[0] next task                flags[1] programs that left
+    flags[2] packed blocks of B       flags[3 + i] finished producers of row block i
 """
 
 import triton
 import triton.language as tl
 
-HEADER = tl.constexpr(4)
+HEADER = tl.constexpr(3)
 
 
 @triton.jit
@@ -23,12 +21,13 @@ def claim(flags):
 
 
 @triton.jit
-def leave(flags):
-    """Called once by every program at its end; the last one puts the queue back."""
+def leave(flags, blocks):
+    """Called once by every program at its end; the last one puts all counters back, which nobody reads any more."""
     left = tl.atomic_add(flags + 1, 1, sem="acq_rel", scope="gpu")
     if left == tl.num_programs(0) - 1:
-        tl.atomic_xchg(flags, 0, sem="relaxed", scope="gpu")
-        tl.atomic_xchg(flags + 1, 0, sem="relaxed", scope="gpu")
+        for first in tl.range(0, blocks + HEADER, 256, num_stages=1):
+            counter = first + tl.arange(0, 256)
+            tl.store(flags + counter, 0, mask=counter < blocks + HEADER)
 
 
 @triton.jit
@@ -39,13 +38,10 @@ def signal(flag):
 
 
 @triton.jit
-def wait(flag, seen, producers, consumers):
-    """Until `producers` signals arrived at `flag`; the last of the `consumers` puts both counters back to 0."""
-    while tl.atomic_add(flag, 0, sem="acquire", scope="gpu") < producers:
+def wait(flag, signals):
+    """Until `signals` have arrived at `flag`: what their senders stored before is visible then to the whole program."""
+    while tl.atomic_add(flag, 0, sem="acquire", scope="gpu") < signals:
         pass
-    if tl.atomic_add(seen, 1, sem="acq_rel", scope="gpu") == consumers - 1:
-        tl.atomic_xchg(seen, 0, sem="relaxed", scope="gpu")
-        tl.atomic_xchg(flag, 0, sem="relaxed", scope="gpu")
 
 
 @triton.jit

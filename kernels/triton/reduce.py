@@ -42,7 +42,7 @@ def _reduce_a(columns, partial_a, da, drouter, number, parts, K: tl.constexpr, S
     there = (column >= 0) & (row < E * R + E)
     if drouter is None:
         there = there & expert_row
-    offset = k[None, :] * (S * T) + (split * T + tl.maximum(column, 0))[:, None]
+    offset = k[None, :] * (S * T) + (split * T + column)[:, None]
     total = _sum_parts(partial_a, offset, there[:, None] & inside, parts, K * S * T)
     if da is not None:
         pointers = da + (split * (E * R) + row)[:, None] * K + k[None, :]
@@ -65,7 +65,7 @@ def _reduce_b(columns, partial_b, db, number, parts, N: tl.constexpr, S: tl.cons
     k = tl.arange(0, R2)
     column = _column_of(columns, split, expert * R + k, P, P2)
     inside = (n < NS)[:, None] & (k < R)[None, :]
-    offset = (split * NS + n)[:, None] * T + tl.maximum(column, 0)[None, :]
+    offset = (split * NS + n)[:, None] * T + column[None, :]
     total = _sum_parts(partial_b, offset, inside & (column >= 0)[None, :], parts, N * T)
     pointers = db + ((split * E + expert) * NS + n)[:, None] * R + k[None, :]
     tl.store(pointers, total.to(db.dtype.element_ty), mask=inside)
@@ -80,7 +80,7 @@ def _reduce_diag(columns, partial_d, diag, ddiag, number, blocks, S: tl.constexp
     k = tl.arange(0, R2)
     column = _column_of(columns, split, number % E * R + k, P, P2)
     there = (k < R) & (column >= 0)
-    offset = (split * T + tl.maximum(column, 0))[None, :]
+    offset = (split * T + column)[None, :]
     total = tl.zeros((R2,), tl.float32)
     for first in tl.range(0, blocks, BR, num_stages=1):
         block = first + tl.arange(0, BR)

@@ -102,6 +102,27 @@ def test_repeats_bit_for_bit_and_leaves_its_counters_at_zero(use):
     assert not flags(1, torch.device("cpu")).any()
 
 
+def test_the_last_program_puts_every_counter_back():
+    from fastmoe_lora.kernels.triton.queue import HEADER, leave
+
+    blocks = 600
+    counters = torch.full((HEADER.value + blocks + 1,), 7, dtype=torch.int32)
+    counters[1] = 0  # nobody has left yet
+    leave[(1,)](counters, blocks)
+    assert counters.nonzero().tolist() == [[HEADER.value + blocks]]
+
+
+def test_one_row_may_have_any_stride_under_descriptors(use):
+    use(PLANS["descriptors"])
+    arguments = replace(ALIGNED, tokens=1).arguments(torch.float32)
+    x = torch.empty(1, ALIGNED.in_features + 3)[:, :-3].copy_(arguments["x"].detach())
+    assert x.is_contiguous()
+    assert x.stride(0) * x.element_size() % 16
+    assert torch.equal(
+        ramoe_linear(**arguments | {"x": x}, backend="triton"), ramoe_linear(**arguments, backend="triton")
+    )
+
+
 def test_bfloat16_is_refused_in_the_interpreter():
     with pytest.raises(TypeError, match="interpreter multiplies bfloat16 wrongly"):
         ramoe_linear(**Case().arguments(torch.bfloat16), backend="triton")
