@@ -10,6 +10,8 @@
 namespace fastmoe_lora {
 namespace {
 
+using T = BFloat16;  // the storage type
+
 // Rows of p = softmax(scale * s) and of the gradient of s, p (dp - sum of p dp) * scale, rounded to the compute type.
 template <class C>
 FASTMOE_LORA_INLINE void gradient_rows(int64_t rows, int64_t n, float scale, const float* s, float* dp, int64_t ld_s, C* p,
@@ -47,7 +49,7 @@ FASTMOE_LORA_DISPATCHED void gradient(int64_t rows, int64_t n, float scale, cons
 
 // One worker's way through its heads. The queries of a head are taken in parts, for which p and the gradient of the scores
 // are held as a whole, since keys and values contract over them.
-template <class T, class C>
+template <class C>
 class Heads {
  public:
   Heads(Layout layout, int64_t tokens, int64_t heads, int64_t depth)
@@ -113,8 +115,8 @@ class Heads {
     contract(multiplier, dy_rows, ld_y_, dy, own_.at<C>(p_at_), count, own_.at<float>(dv_at_), first > 0);
   }
 
-  // sums (D, N) = (add ? sums : 0) + left (count, D)^T right (count, N). `staged` is left as the engine reads it, and in
-  // rows where that is in another type.
+  // sums (D, N) = (add ? sums : 0) + left (count, D)^T right (count, N). `staged` is left as the engine reads it: in rows,
+  // where that is in another type.
   void contract(Multiplier<C>& multiplier, const T* left, int64_t ld, const Left<C>& staged, const C* right, int64_t count,
                 float* sums, bool add) {
     C *across = own_.at<C>(across_at_), *panel = own_.at<C>(panel_at_);
@@ -159,13 +161,13 @@ class Heads {
   }
 };
 
-template <class T, class C>
+template <class C>
 void run(const Tensor& grad_y, const Tensor& qkv, int64_t heads, const Tensor& grad_qkv) {
   const int64_t tokens = qkv.size(1), width = qkv.size(2) / 3, depth = width / heads, all = qkv.size(0) * heads;
-  const Layout layout = layout_for(qkv.scalar_type());
+  const Layout layout = layout_for(at::kBFloat16);
   const int64_t workers = std::min(all, worthwhile_threads(all * tokens, tokens, depth));
   parallel(workers, kWorthwhile, [&](int64_t worker) {
-    Heads<T, C> own(layout, tokens, heads, depth);
+    Heads<C> own(layout, tokens, heads, depth);
     Multiplier<C> multiplier(layout, own.scratch());
     const Range range = share(all, worker, workers);
     for (int64_t i = range.begin; i < range.end; i++) {
@@ -180,12 +182,10 @@ void run(const Tensor& grad_y, const Tensor& qkv, int64_t heads, const Tensor& g
 
 Tensor attention_backward(const Tensor& grad_y, const Tensor& qkv, int64_t heads) {
   const Tensor grad_qkv = empty_output(qkv.sizes(), qkv.options());
-  with_type(qkv, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (std::is_same_v<T, BFloat16>)
-      if (layout_for(at::kBFloat16).engine != Engine::kFloat) return run<T, BFloat16>(grad_y, qkv, heads, grad_qkv);
-    run<T, float>(grad_y, qkv, heads, grad_qkv);
-  });
+  if (layout_for(at::kBFloat16).engine == Engine::kFloat)
+    run<float>(grad_y, qkv, heads, grad_qkv);
+  else
+    run<BFloat16>(grad_y, qkv, heads, grad_qkv);
   return grad_qkv;
 }
 

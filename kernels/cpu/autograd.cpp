@@ -99,8 +99,6 @@ bool ordinary(const Tensor& tensor) {
   return tensor.device().is_cpu() && (tensor.key_set() - known).highestFunctionalityKey() == DispatchKey::Undefined;
 }
 
-bool served(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf; }
-
 bool is(const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, at::ScalarType or_dtype) {
   const auto type = tensor.scalar_type();
   return ordinary(tensor) && tensor.is_contiguous() && tensor.sizes() == shape && (type == dtype || type == or_dtype);
@@ -109,7 +107,7 @@ bool is(const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, at::S
 bool is_frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                       const OptionalTensor& bias) {
   const auto master = autocast ? at::kFloat : dtype;
-  return served(dtype) && ordinary(x) && x.numel() > 0 &&
+  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) && ordinary(x) && x.numel() > 0 &&
          x.dim() > 0 && (x.scalar_type() == dtype || (autocast && x.is_floating_point())) && weight.dim() == 2 &&
          weight.size(0) > 0 && is(weight, {weight.size(0), x.size(-1)}, dtype, master) && !weight.requires_grad() &&
          (!bias || (is(*bias, {weight.size(0)}, dtype, master) && !bias->requires_grad()));
@@ -154,8 +152,8 @@ OptionalTensor ramoe_linear(const Tensor& x, at::ScalarType dtype, bool autocast
 }
 
 OptionalTensor self_attention(const Tensor& qkv, int64_t heads) {
-  if (!ordinary(qkv) || !served(qkv.scalar_type()) || qkv.dim() != 3 || qkv.numel() == 0 || !qkv.is_contiguous() ||
-      heads < 1 || qkv.size(2) % (3 * heads))
+  if (!ordinary(qkv) || qkv.scalar_type() != at::kBFloat16 || qkv.dim() != 3 || qkv.numel() == 0 ||
+      !qkv.is_contiguous() || heads < 1 || qkv.size(2) % (3 * heads))
     return std::nullopt;
   return SelfAttention::apply(qkv, heads);
 }

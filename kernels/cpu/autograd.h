@@ -18,7 +18,8 @@ OptionalTensor ramoe_linear(const Tensor& x, at::ScalarType dtype, bool autocast
 OptionalTensor frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                              const OptionalTensor& bias);
 
-// softmax(q k^T / sqrt(D)) v of qkv (B, N, 3 * H * D) as in attention.h -> (B, N, H * D), likewise.
+// softmax(q k^T / sqrt(D)) v of qkv (B, N, 3 * H * D) as in attention.h -> (B, N, H * D), likewise; the forward pass is
+// PyTorch's.
 OptionalTensor self_attention(const Tensor& qkv, int64_t heads);
 
 }  // namespace fastmoe_lora
