@@ -39,10 +39,16 @@ def main(arguments: list[str]) -> None:
     given.device = "cpu"  # whatever else is there
     device, settings = options.settle(given)
     record = Record.begin("cpu_targets", device, settings)
-    seconds = given.seconds or (0.2 if given.quick else 15.0)
+    seconds = given.seconds or (0.2 if given.quick else 12.0)
 
     def measured(
-        title: str, dtype: str, shape: dict[str, int], calls: Calls, targets: dict[str, float], check: Check
+        title: str,
+        dtype: str,
+        shape: dict[str, int],
+        calls: Calls,
+        targets: dict[str, float],
+        check: Check,
+        cold: bool = False,
     ) -> list[Group]:
         entries = [Entry(name, TITLES[name], ours=name == "cpu") for name in calls]
         group = Group(title, dtype, shape, entries, targets=targets)
@@ -51,7 +57,7 @@ def main(arguments: list[str]) -> None:
             if wrong:
                 entry.status, entry.reason = WRONG, wrong
         right = {entry.name: calls[entry.name] for entry in entries if entry.status == MEASURED}
-        samples, _ = interleaved(right, device, seconds)
+        samples, _ = interleaved(right, device, seconds, cold=cold)
         for name, values in samples.items():
             group.entry(name).samples = values
         return [group]
@@ -65,16 +71,18 @@ def _layer_jobs(quick: bool, measured: Callable) -> list[Callable]:
     def job(
         name: str, problem: Problem, dtype: torch.dtype, backward: bool, bound: float, rank: int | None = None
     ) -> Callable:
-        title = f"{name}, {'forward and backward' if backward else 'forward'}"
-        names = ["linear", "cpu"] if rank is not None else ["linear", "cpu", "packed"]
         kind = str(dtype).removeprefix("torch.")
-        title += f", {kind}, M={problem.M}"
+        title = f"{name}, {'forward and backward' if backward else 'forward'}, {kind}, M={problem.M}"
 
         def run() -> list[Group]:
             weights = problem.weights(dtype)
-            calls = layer_calls(weights, names, backward, rank)
+            calls = layer_calls(weights, ["linear", "cpu"], backward, rank)
             check = layer_check(weights, calls, backward, rank)
-            return measured(title, kind, problem.shape, calls, {"linear": bound}, check)
+            shape, bounds = problem.shape, {"linear": bound}
+            return [
+                *measured(title, kind, shape, calls, bounds, check),
+                *measured(f"{title}, caches cold", kind, shape, calls, bounds, check, cold=True),
+            ]
 
         return run
 

@@ -5,12 +5,14 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import quantiles
 
 import torch
 
 MIN_SAMPLE_MS = 2.0  # a CPU sample repeats the call until it lasts this long, so that the clock's own cost is nothing
 WARM_UP_CALLS = 2
+COLD_BYTES = 128 << 20  # many times the second-level caches
 LONG_CALL_MS = 300.0  # one warm-up call is enough for what takes this long: every entrant ran once to be checked
 
 
@@ -43,11 +45,14 @@ def interleaved(
     min_rounds: int = 5,
     max_rounds: int = 51,
     graphs: bool = False,
+    cold: bool = False,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Times all functions in turn, in a new random order each round, until ``seconds`` are over.
 
-    On a CPU a sample is the mean wall time of a few calls; on a GPU the median of `triton.testing.do_bench`, which
-    clears the L2 cache before each call, or with ``graphs`` that of `do_bench_cudagraph` (no launch cost).
+    On a CPU a sample is the mean wall time of a few calls, or with ``cold`` of one before which `COLD_BYTES` of other
+    memory are written, so that no entrant finds in the caches what another has left there; on a GPU the median of
+    `triton.testing.do_bench`, which clears the L2 cache before each call, or with ``graphs`` that of
+    `do_bench_cudagraph` (no launch cost).
 
     Returns (milliseconds of each round by name, reason by name of those that raised; these have no samples). At least
     ``min_rounds`` rounds are run whatever they take, at most ``max_rounds``.
@@ -72,7 +77,9 @@ def interleaved(
             shuffle(order)
             for name in list(order):
                 try:
-                    samples[name].append(sample(functions[name], device, calls[name], graphs))
+                    if cold:
+                        _empty_caches()
+                    samples[name].append(sample(functions[name], device, 1 if cold else calls[name], graphs))
                 except Exception as error:
                     failures[name] = describe(error)
                     order.remove(name)
@@ -81,6 +88,15 @@ def interleaved(
         if collecting:
             gc.enable()
     return {name: values for name, values in samples.items() if name not in failures}, failures
+
+
+@cache
+def _other_memory() -> torch.Tensor:
+    return torch.zeros(COLD_BYTES, dtype=torch.uint8)
+
+
+def _empty_caches() -> None:
+    _other_memory().add_(1)
 
 
 def describe(error: BaseException) -> str:

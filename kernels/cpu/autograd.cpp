@@ -33,7 +33,7 @@ struct Linear : torch::autograd::Function<Linear> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const OptionalTensor&, const OptionalTensor&,
                         const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, Operands o) {
     o.x = rows_of(x);
-    const auto [y, low_rank, gates] = fastmoe_lora::forward(o);
+    const auto [y, low_rank, gates] = fastmoe_lora::forward(o, true);
     const auto saved = [](const OptionalTensor& tensor) { return tensor.value_or(Tensor()); };
     context->save_for_backward({o.lora_A ? o.x : Tensor(), o.weight, saved(o.lora_A), saved(o.lora_B), saved(o.diag),
                                 o.router ? gates : saved(o.gates), saved(o.router), saved(o.columns), saved(o.seed),
@@ -83,12 +83,13 @@ struct SelfAttention : torch::autograd::Function<SelfAttention> {
 };
 
 Tensor apply(const Operands& o) {
-  if (!at::GradMode::is_enabled()) {
-    Operands rows = o;
-    rows.x = rows_of(o.x);
-    return shaped_like(o.x, std::get<0>(forward(rows)));
-  }
-  return Linear::apply(o.x, o.lora_A, o.lora_B, o.diag, o.gates, o.router, o);
+  const auto trained = [](const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); };
+  if (at::GradMode::is_enabled() && (trained(o.x) || trained(o.lora_A) || trained(o.lora_B) || trained(o.diag) ||
+                                     trained(o.gates) || trained(o.router)))
+    return Linear::apply(o.x, o.lora_A, o.lora_B, o.diag, o.gates, o.router, o);
+  Operands rows = o;
+  rows.x = rows_of(o.x);
+  return shaped_like(o.x, forward(rows, false).y);
 }
 
 // On the CPU; no subclass, no function transform.

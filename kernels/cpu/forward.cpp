@@ -38,6 +38,7 @@ void pack_adapter(const Operands& o, const Adapter& adapter, const PackedAdapter
 template <class T, class C>
 void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor& y, const Tensor& low_rank,
          const Tensor& gates) {
+  const bool keep = low_rank.defined();
   const int64_t m = o.x.size(0), k = o.x.size(1), n = o.weight.size(0), splits = adapter.splits, per_split = n / splits;
   const bool adapted = adapter.width > 0;
   const Dropout dropout = make_dropout(o);
@@ -104,10 +105,11 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
           const int64_t block = std::min(rows, count - i), row = first + i;
           const Term<C> term{dropped.at(i, 0), packed.a_memory, packed.a.k};
           multiplier.sum(block, adapter.stacked(), packed.a.width, &term, 1, c, a_columns, false);
-          // Workers that share rows compute the same; one of them writes it.
-          float* g = adapter.routed && column_worker ? own.at<float>(gates_at, worker)
-                                                     : mutable_data<float>(gates) + row * splits * adapter.experts;
-          T* s = column_worker ? own.at<T>(low_rank_at, worker) : mutable_data<T>(low_rank) + row * adapter.columns();
+          // What is not kept stays with the worker. Workers that share rows compute the same; one of them writes it.
+          const bool writes = keep && !column_worker;
+          float* g = adapter.routed && !writes ? own.at<float>(gates_at, worker)
+                                               : mutable_data<float>(gates) + row * splits * adapter.experts;
+          T* s = writes ? mutable_data<T>(low_rank) + row * adapter.columns() : own.at<T>(low_rank_at, worker);
           gate_rows<T, C>(adapter, block, c, a_columns, g, s, t + i * splits * ld_t, ld_t);
         }
       }
@@ -132,22 +134,21 @@ void run(const Operands& o, Layout layout, const Adapter& adapter, const Tensor&
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Operands& o) {
+Forward forward(const Operands& o, bool keep) {
   const Adapter adapter = make_adapter(o);
   const Layout layout = layout_for(o.x.scalar_type());
   const int64_t m = o.x.size(0);
-  const auto precise = o.x.options().dtype(at::kFloat);
-  const Tensor y = empty_output({m, o.weight.size(0)}, o.x.options());
-  const Tensor low_rank = at::empty({m, adapter.splits, adapter.width}, o.x.options());
-  const Tensor gates =
-      adapter.routed ? at::empty({m, adapter.splits, adapter.experts}, precise) : o.gates.value_or(Tensor());
+  Forward out{empty_output({m, o.weight.size(0)}, o.x.options())};
+  if (keep) out.low_rank = at::empty({m, adapter.splits, adapter.width}, o.x.options());
+  if (keep && adapter.routed) out.gates = at::empty({m, adapter.splits, adapter.experts}, o.x.options().dtype(at::kFloat));
+  const Tensor gates = adapter.routed ? out.gates : o.gates.value_or(Tensor());
   with_type(o.x, [&](auto type) {
     using T = decltype(type);
     if constexpr (std::is_same_v<T, BFloat16>)
-      if (layout.engine != Engine::kFloat) return run<T, BFloat16>(o, layout, adapter, y, low_rank, gates);
-    run<T, float>(o, layout, adapter, y, low_rank, gates);
+      if (layout.engine != Engine::kFloat) return run<T, BFloat16>(o, layout, adapter, out.y, out.low_rank, gates);
+    run<T, float>(o, layout, adapter, out.y, out.low_rank, gates);
   });
-  return {y, low_rank, adapter.routed ? gates : at::empty({0}, precise)};
+  return out;
 }
 
 }  // namespace fastmoe_lora

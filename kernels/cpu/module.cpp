@@ -48,7 +48,9 @@ std::tuple<Tensor, Tensor, Tensor> forward_operator(
     const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& lora_A, const Tensor& lora_B,
     const Tensor& diag, const OptionalTensor& gates, const OptionalTensor& router, const OptionalTensor& columns,
     int64_t top_k, double scaling, double dropout, const OptionalTensor& seed) {
-  return forward({x, weight, bias, lora_A, lora_B, diag, gates, router, columns, seed, top_k, scaling, dropout});
+  const Forward out =
+      forward({x, weight, bias, lora_A, lora_B, diag, gates, router, columns, seed, top_k, scaling, dropout}, true);
+  return {out.y, out.low_rank, router ? out.gates : at::empty({0}, x.options().dtype(at::kFloat))};
 }
 
 std::vector<Tensor> backward_operator(const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& lora_A,
@@ -67,7 +69,7 @@ std::vector<Tensor> backward_operator(const Tensor& grad_y, const Tensor& x, con
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  return std::get<0>(forward({x, weight, bias}));
+  return forward({x, weight, bias}, false).y;
 }
 
 Tensor linear_backward(const Tensor& grad_y, const Tensor& weight) {

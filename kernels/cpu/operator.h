@@ -22,7 +22,12 @@ struct Needs {
   bool x, lora_A, lora_B, diag, gates, router;
 };
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Operands& operands);  // y (M, N), low-rank product (M, S, P), gates
+struct Forward {
+  Tensor y, low_rank, gates;  // (M, N), (M, S, P), and the router's (M, S, E)
+};
+
+// `keep`: what the backward pass needs, the low-rank product and the router's gates, is written too.
+Forward forward(const Operands& operands, bool keep);
 Gradients backward(const Tensor& grad_y, const Operands& operands, const Tensor& low_rank, const Needs& needs);
 
 // The layout in use for a storage type on this machine.

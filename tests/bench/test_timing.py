@@ -73,6 +73,18 @@ def test_short_calls_are_repeated_within_a_sample():
     assert max(samples["tick"]) < 2.0
 
 
+def test_with_cold_caches_every_call_is_a_sample_of_its_own():
+    count = 0
+
+    def tick():
+        nonlocal count
+        count += 1
+
+    samples, _ = interleaved({"tick": tick}, CPU, seconds=0, min_rounds=3, cold=True)
+    assert len(samples["tick"]) == 3
+    assert count == 2 + 3
+
+
 @pytest.mark.parametrize(("error", "line"), [(KeyError(), "KeyError"), (ValueError("a\nb"), "ValueError: a")])
 def test_errors_become_one_line(error, line):
     assert describe(error) == line
