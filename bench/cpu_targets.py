@@ -18,7 +18,7 @@ from bench.session import collect
 from bench.tables import target_table
 from bench.timing import interleaved
 from bench.whole import Frames, ModelJudge, frames_of, model_call, unistd_model, without_adapters
-from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear
+from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear, self_attention
 from fastmoe_lora.layer import active_column_table
 from unistd import TASKS, TaskSpec, TrunkConfig, UniSTD
 
@@ -62,7 +62,11 @@ def main(arguments: list[str]) -> None:
             group.entry(name).samples = values
         return [group]
 
-    jobs = [*_layer_jobs(given.quick, measured), *_step_jobs(given.quick, device, measured)]
+    jobs = [
+        *_layer_jobs(given.quick, measured),
+        *_attention_jobs(given.quick, measured),
+        *_step_jobs(given.quick, device, measured),
+    ]
     collect(record, given.output, jobs)
     print("\n" + target_table(record.groups))
 
@@ -144,6 +148,38 @@ def layer_check(weights: Weights, calls: Calls, backward: bool, rank: int | None
         results(layer_calls(given, ["reference"], backward, rank)["reference"]) for given in (weights.double(), weights)
     )
     return lambda name: worst_error(results(calls[name]), exact, plain)
+
+
+def _attention_jobs(quick: bool, measured: Callable) -> list[Callable]:
+    """Self-attention of four samples, the heads of ViT-B: no slower than PyTorch's."""
+
+    def job(tokens: int) -> Callable:
+        def run() -> list[Group]:
+            generator = torch.Generator().manual_seed(0)
+            qkv = torch.randn(4, tokens, 3 * 768, generator=generator).bfloat16()
+            grad = torch.randn(4, tokens, 768, generator=generator).bfloat16()
+
+            def both_passes(backend: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+                leaf = qkv.to(dtype).requires_grad_()
+                y = self_attention(leaf, 12, backend=backend)
+                return {"y": y.detach(), "qkv": torch.autograd.grad(y, leaf, grad.to(dtype))[0]}
+
+            exact, plain = both_passes("packed", torch.float64), both_passes("packed")
+            calls = {name: lambda name=name: both_passes(name) for name in ("packed", "cpu")}
+            title = f"self-attention, forward and backward, bfloat16, {tokens} tokens"
+            shape = {"samples": 4, "heads": 12, "tokens": tokens, "width": 768}
+            return measured(
+                title,
+                "bfloat16",
+                shape,
+                calls,
+                {"packed": 1.0},
+                lambda name: worst_error(both_passes(name), exact, plain),
+            )
+
+        return run
+
+    return [job(tokens) for tokens in ((20,) if quick else (64, 160, 640))]
 
 
 def _step_jobs(quick: bool, device: torch.device, measured: Callable) -> list[Callable]:
