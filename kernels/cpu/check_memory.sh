@@ -2,7 +2,7 @@
 # The tests of the CPU kernels under AddressSanitizer, in a copy of package and tests with an instrumented build.
 # Usage: kernels/cpu/check_memory.sh [PYTHON], from the root of the repository; needs g++.
 set -e
-python=$(realpath -s "${1:-python3}")
+python=$(realpath -s "$(command -v "${1:-python3}")")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 torch=$("$python" -c 'import os, torch; print(os.path.dirname(torch.__file__))')
