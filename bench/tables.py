@@ -24,7 +24,7 @@ class Loss:
         spread = f" ({self.ratio.p20:.2f} to {self.ratio.p80:.2f})" if len(self.peer.samples) > 1 else ""
         return (
             f"{column(self.group)}: {self.ours.title} takes {self.ratio.median:.2f} times the {what}{spread} of"
-            f" {self.peer.title}: {reason(self.peer.name, self.group.unit)}."
+            f" {self.peer.title}: {reason(self.peer.name, self.group.unit, self.group.dtype)}."
         )
 
 
