@@ -43,7 +43,7 @@ PARTS = (
     Part("search", "gpu_search", 100),
     Part("timings", "gpu_timings", 90),
     Part("launches", "gpu_items", 60),
-    Part("integration", "gpu_items", 90, 6),
+    Part("integration", "gpu_integration", 90, 6),
     Part("correctness", "gpu_items", 120, 12),
     Part("rivals", "gpu_timings", 150),
     Part("sanitizer", "gpu_items", 120),

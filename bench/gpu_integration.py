@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from bench.gpu_items import DEVICE, DTYPE, QKV, compare, errors, paper_case, place, run
+from bench.gpu_items import DEVICE, DTYPE, QKV, Log, compare, errors, paper_case, place, prepare, run, share
+
+__all__ = ["integration", "prepare"]
 
 LONG = 2**31  # elements that 32 bits cannot count
 
@@ -147,3 +149,8 @@ ITEMS = {
     "more than 2^31 elements": long_rows,
     "one M after another": lambda: {"ok": all(compare(paper_case(m), DTYPE)["ok"] for m in (1, 255, 513, 2049))},
 }
+
+
+def integration(log: Log, shard: int, shards: int) -> None:
+    for name, function in share(list(ITEMS.items()), shard, shards):
+        log.item(name, function, 80)  # torch's own compiler is slow when it is cold

@@ -270,11 +270,3 @@ def sanitizer(log: Log, shard: int, shards: int) -> None:
         return {"ok": ok} | ({} if ok else {"output": lines[:20] + lines[-20:]})
 
     log.item("memcheck", memcheck, 118)
-
-
-def integration(log: Log, shard: int, shards: int) -> None:
-    """What a user builds around the operator: see `bench.gpu_integration`."""
-    from bench.gpu_integration import ITEMS
-
-    for name, function in share(list(ITEMS.items()), shard, shards):
-        log.item(name, function, 80)  # torch's own compiler is slow when it is cold
