@@ -12,37 +12,37 @@ namespace {
 
 using T = BFloat16;  // the storage type
 
-// Rows of p = softmax(scale * s) and of the gradient of s, p (dp - sum of p dp) * scale, rounded to the compute type.
+// Rows of p = softmax(scale * s) and of the gradient of s, p (dp - sum of p dp) * scale, rounded to the compute type. What
+// s holds is lost.
 template <class C>
-FASTMOE_LORA_INLINE void gradient_rows(int64_t rows, int64_t n, float scale, const float* s, float* dp, int64_t ld_s, C* p,
-                                       C* ds, int64_t ld) {
+FASTMOE_LORA_INLINE void gradient_rows(int64_t rows, int64_t n, float scale, float* __restrict s, const float* dp,
+                                       int64_t ld_s, C* p, C* ds, int64_t ld) {
   for (int64_t i = 0; i < rows; i++, s += ld_s, dp += ld_s, p += ld, ds += ld) {
     float largest = -std::numeric_limits<float>::infinity(), total = 0, mean = 0;
 #pragma omp simd reduction(max : largest)
     for (int64_t j = 0; j < n; j++) largest = s[j] > largest ? s[j] : largest;
-    float* __restrict e = const_cast<float*>(s);
 #pragma omp simd reduction(+ : total, mean)
     for (int64_t j = 0; j < n; j++) {
-      e[j] = exp_of_negative((e[j] - largest) * scale);
-      total += e[j];
-      mean += e[j] * dp[j];
+      s[j] = exp_of_negative((s[j] - largest) * scale);
+      total += s[j];
+      mean += s[j] * dp[j];
     }
     const float inverse = 1 / total;
     mean *= inverse;
 #pragma omp simd
     for (int64_t j = 0; j < n; j++) {
-      const float probability = e[j] * inverse;
+      const float probability = s[j] * inverse;
       p[j] = from_float<C>(probability);
       ds[j] = from_float<C>(probability * (dp[j] - mean) * scale);
     }
   }
 }
 
-FASTMOE_LORA_DISPATCHED void gradient(int64_t rows, int64_t n, float scale, const float* s, float* dp, int64_t ld_s,
+FASTMOE_LORA_DISPATCHED void gradient(int64_t rows, int64_t n, float scale, float* s, const float* dp, int64_t ld_s,
                                       BFloat16* p, BFloat16* ds, int64_t ld) {
   gradient_rows(rows, n, scale, s, dp, ld_s, p, ds, ld);
 }
-FASTMOE_LORA_DISPATCHED void gradient(int64_t rows, int64_t n, float scale, const float* s, float* dp, int64_t ld_s,
+FASTMOE_LORA_DISPATCHED void gradient(int64_t rows, int64_t n, float scale, float* s, const float* dp, int64_t ld_s,
                                       float* p, float* ds, int64_t ld) {
   gradient_rows(rows, n, scale, s, dp, ld_s, p, ds, ld);
 }
