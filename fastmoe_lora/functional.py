@@ -46,7 +46,8 @@ def ramoe_linear(
     """
     autocast = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
-    on_cpu = backends.resolve(backend, x.device, dtype) == "cpu"
+    backend = backends.resolve(backend, x.device, dtype)
+    on_cpu = backend == "cpu"
     frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, scaling, dropout, seed)
     if on_cpu and ops.is_eager():
         compiled = backends.load("cpu").ramoe_linear
@@ -111,7 +112,6 @@ def _linear(
         float(dropout),
         seed if dropout > 0 else None,
     )
-    backend = backends.resolve(backend, x.device, x.dtype)
     y = reference.linear(*arguments) if backend == "reference" else ops.linear(*arguments, backend)
     return y.view(*leading, -1) if len(leading) != 1 else y
 

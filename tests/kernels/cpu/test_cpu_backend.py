@@ -5,20 +5,12 @@ import torch
 from support.operator import CASES, Case, assert_right
 
 IDS = [str(case) for case in CASES]
-ENGINES = ("amx", "dot", "float")
 # Larger than a chunk of rows and a group of panels; widths of whole tiles and not; every engine's paths.
 LARGE = (
     Case(tokens=1100, in_features=96, out_features=384, splits=3, experts=6),
     Case(tokens=600, in_features=416, out_features=330, splits=1, experts=2, dropout=0.2, bias=False),
     Case(tokens=48, in_features=288, out_features=600, splits=2, experts=4, compacted=True),
 )
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    was = torch.ops.fastmoe_lora_cpu.limit_engine(request.param)
-    yield request.param
-    torch.ops.fastmoe_lora_cpu.limit_engine(was)
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

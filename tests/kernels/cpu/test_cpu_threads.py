@@ -15,14 +15,6 @@ from fastmoe_lora.ops import ramoe_forward
 CASE = Case(tokens=130, in_features=160, out_features=384, experts=6)
 
 
-@pytest.fixture(params=[1, 2, 5])
-def threads(request):
-    was = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(was)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("tokens", [1, 40, 130])  # fewer blocks of rows than threads, about as many, more
 def test_right_under_any_number_of_threads(threads, dtype, tokens):
