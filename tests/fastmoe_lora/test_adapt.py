@@ -19,7 +19,7 @@ def test_adapts_by_pattern_and_trains_the_adapters_alone():
     x = torch.randn(3, 8)
     before = model(x)
     adapt(model, {"*.qkv": {"splits": 3}, "1.proj": {"num_experts": 2}})
-    assert torch.equal(model(x), before)
+    torch.testing.assert_close(model(x), before)  # by rounding alone: the base product may sum in another order
     kinds = {name: type(module) for name, module in model.named_modules() if name.count(".") == 1}
     assert [name for name, kind in kinds.items() if kind is RAMoELinear] == ["0.qkv", "1.qkv", "1.proj"]
     assert model[1].proj.num_experts == 2
