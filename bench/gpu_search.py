@@ -28,16 +28,21 @@ def plans(kind: str) -> list:
     if kind == "grad_weight":
         shapes = [(128, 64, 4, 3), (128, 64, 4, 4), (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 8, 3), (64, 64, 4, 4)]
         return [Plan("queue", 64, bn, bk, w, s, per_sm=p) for (bn, bk, w, s), p in product(shapes, (1, 2, 4))]
+    # (bm, bn, bk, warps, stages, programs per SM)
+    plain = [(128, 256, 64, 8, 3, 1), (128, 256, 64, 8, 4, 1), (128, 128, 64, 4, 3, 2), (128, 128, 64, 8, 4, 1)]
+    plain += [(64, 256, 64, 8, 3, 1), (64, 128, 64, 4, 4, 2), (64, 64, 64, 4, 4, 2)]
+    flat = [(128, 256, 64, 8, 3, 1), (128, 128, 64, 8, 4, 1), (128, 128, 64, 4, 2, 2), (64, 256, 64, 8, 3, 1)]
+    flat += [(64, 128, 64, 4, 3, 2), (64, 64, 64, 4, 3, 3)]
+    if kind == "forward":
+        shapes = [(*shape, True) for shape in flat] + [(*shape, False) for shape in plain[:3]]
+    else:
+        shapes = [(*shape, False) for shape in plain]
     found = []
-    big = [(128, 256, 64, 8, 3, 1), (128, 256, 64, 8, 4, 1), (128, 128, 64, 8, 3, 2), (128, 128, 64, 8, 4, 1)]
-    small = [(128, 128, 64, 4, 3, 2), (64, 256, 64, 4, 3, 1), (64, 256, 64, 8, 3, 1), (64, 128, 64, 4, 4, 2)]
-    small += [(64, 128, 64, 4, 3, 3), (64, 64, 64, 4, 4, 3)]
-    if kind == "grad_input":
-        small = [shape for shape in small if shape[0] * shape[1] < 64 * 256 or shape[3] == 8]  # the others spill
-    for shape in big + small:
-        for tma, group in product((True, False), (8, 32) if shape in big[:2] else (8,)):
-            bm, bn, bk, warps, stages, per_sm = shape
-            plan = Plan("queue", bm, bn, bk, warps, stages, group=group, per_sm=per_sm, tma=tma)
+    for shape, tma in product(shapes, (True, False)):
+        bm, bn, bk, warps, stages, per_sm, flatten = shape
+        for group in (8, 32) if bm * bn == 128 * 256 else (8,):
+            options = {"group": group, "per_sm": per_sm, "tma": tma, "flatten": flatten}
+            plan = Plan("queue", bm, bn, bk, warps, stages, **options)
             found.append(plan)
             if kind == "forward" and warps == 8:
                 found.append(replace(plan, merge=True))
@@ -170,7 +175,7 @@ def candidates(log: Log, shard: int, shards: int) -> None:
 
 
 def short(plan) -> str:
-    extra = ("+tma" if plan.tma else "") + ("+merge" if plan.merge else "")
+    extra = "".join(f"+{name}" for name in ("tma", "merge", "flatten") if getattr(plan, name))
     return f"{plan.mode} {plan.bm}x{plan.bn}x{plan.bk} w{plan.warps} s{plan.stages} g{plan.group} p{plan.per_sm}{extra}"
 
 

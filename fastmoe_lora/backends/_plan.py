@@ -58,9 +58,19 @@ class Geometry:
         return power and (not self.routed or (self.experts <= self.max_rank <= self.block - self.columns))
 
     @property
-    def packs(self) -> bool:
+    def packs_a(self) -> bool:
+        """A would have to be converted wherever it is read."""
+        return self.master
+
+    @property
+    def packs_b(self) -> bool:
         """B cannot be read in 16-byte pieces as it lies."""
         return self.compact or self.master or self.max_rank * self.bits % 128 != 0
+
+    @property
+    def packed(self) -> int:
+        """Numbers in the packed copies of A, with the router, and of B."""
+        return self.padded * (self.splits * self.k * self.packs_a + self.n * self.packs_b)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class Plan:
     per_sm: int = 1  # programs per multiprocessor
     merge: bool = False  # one producer for all splits
     tma: bool = False
+    flatten: bool = False  # forward: the loads of the next tile are under way while one is finished
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -99,8 +110,8 @@ def choose(kind: str, device: str, geometry: Geometry, tokens: int) -> Plan:
 
 
 def table(path: Path = PLANS) -> dict[str, dict[str, list[dict]]]:
-    """architecture -> kind -> rows in order of preference. A row is a `Plan` and what it is for: bits, and
-    optionally m (largest M), n, k, width (of a block of low-rank columns), grouped (see `Geometry.grouped`)."""
+    """architecture -> kind -> rows in order of preference. A row is a `Plan` and what it is for: bits, and optionally
+    m (largest M), n, k, width (of a block of low-rank columns), grouped (see `Geometry.grouped`) and dropout."""
     return json.loads(path.read_text())
 
 
@@ -111,7 +122,8 @@ def plan_of(row: dict) -> Plan:
 
 def serves(row: dict, geometry: Geometry) -> bool:
     """Whether a row of the table is meant for this geometry, the number of tokens aside."""
-    is_ = {name: getattr(geometry, name) for name in ("n", "k", "bits", "grouped")} | {"width": geometry.block}
+    names = "n", "k", "bits", "grouped", "dropout"
+    is_ = {name: getattr(geometry, name) for name in names} | {"width": geometry.block}
     return all(row.get(name) in (None, value) for name, value in is_.items())
 
 
@@ -181,8 +193,10 @@ def forward_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
         "T": geometry.padded,
         "GROUP": plan.group,
         "MERGE": plan.merge,
-        "PACK": geometry.packs,
+        "PACK_A": geometry.packs_a,
+        "PACK_B": geometry.packs_b,
         "TMA": plan.tma,
+        "FLATTEN": plan.flatten,
     }
 
 
@@ -190,7 +204,7 @@ def forward_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
     """Tasks of one launch of `forward` that does both phases."""
     tiles = geometry.splits * _ceil(geometry.split_n, plan.bn)
     blocks = _ceil(geometry.columns, geometry.block) * (1 if plan.merge else geometry.splits)
-    return _queued(plan, tokens, blocks, tiles) + (tiles if geometry.packs else 0)
+    return _ceil(tokens, plan.bm) * (blocks + tiles) + _packing_tasks(geometry, plan)
 
 
 def tiles(geometry: Geometry, plan: Plan, tokens: int) -> int:
@@ -213,14 +227,13 @@ def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
 @cache
 def grad_input_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
     """Compile-time arguments of `grad_input` (without PRODUCE and CONSUME)."""
-    unused = ("TOP_K", "MERGE")
+    unused = ("TOP_K", "MERGE", "FLATTEN")
     return {name: value for name, value in forward_constants(geometry, plan).items() if name not in unused}
 
 
 def grad_input_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
     """Tasks of one launch of `grad_input` that does both phases."""
-    packing = geometry.splits * _ceil(geometry.split_n, plan.bn) if geometry.packs else 0
-    return _queued(plan, tokens, geometry.splits, _ceil(geometry.k, plan.bn)) + packing
+    return _ceil(tokens, plan.bm) * (geometry.splits + _ceil(geometry.k, plan.bn)) + _packing_tasks(geometry, plan)
 
 
 @cache
@@ -276,10 +289,9 @@ def _shape(geometry: Geometry) -> dict[str, int]:
     return {constant: getattr(geometry, name) for constant, name in names.items()}
 
 
-def _queued(plan: Plan, tokens: int, produce: int, consume: int) -> int:
-    blocks = _ceil(tokens, plan.bm)
-    group = min(plan.group, blocks)
-    return group * produce + _ceil(blocks, group) * group * (produce + consume)
+def _packing_tasks(geometry: Geometry, plan: Plan) -> int:
+    a = geometry.padded // geometry.block * _ceil(geometry.k, plan.bk)
+    return geometry.splits * (a * geometry.packs_a + _ceil(geometry.split_n, plan.bn) * geometry.packs_b)
 
 
 def _power_of_two(value: int) -> int:

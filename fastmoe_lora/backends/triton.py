@@ -91,12 +91,11 @@ def run_forward(
         grid = (_plan.tiles(geometry, plan, tokens),)
         recompute.recompute[grid](x, weight, *operands, y, low_rank, *scalars, **constants, **options)
         return returned
-    packed = geometry.n * geometry.padded if geometry.packs else 0
-    workspace = x.new_empty(tokens * geometry.splits * geometry.padded + packed)
+    workspace = x.new_empty(tokens * geometry.splits * geometry.padded + geometry.packed)
     counters = flags(_plan.flag_count(plan, tokens), x.device)
     source = described(x, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bn, plan.bk, plan.tma)
-    target = described(y, plan.bm, plan.bn, plan.tma)
+    target = described(y, plan.bm, plan.bn // 2, plan.tma)
     grid = (min(_plan.forward_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm),)
     for phases in _plan.launches(plan):
         forward_kernels.forward[grid](
@@ -184,7 +183,7 @@ def run_backward(
     plan = input_plan
     source = described(grad_y, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bk, plan.bn, plan.tma)
-    target = described(dx, plan.bm, plan.bn, plan.tma) if need_x else None
+    target = described(dx, plan.bm, plan.bn // 2, plan.tma) if need_x else None
     grid = (min(_plan.grad_input_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm),)
     counters = flags(_plan.flag_count(plan, tokens), x.device)
     narrow = work["ds"], work["t"], work["packed"], work["ddiag"]
@@ -219,7 +218,7 @@ def _backward_workspace(
     wanted = {
         "ds": (tokens * width, x.dtype),
         "t": (tokens * width, x.dtype),
-        "packed": (geometry.n * geometry.padded if geometry.packs else 0, x.dtype),
+        "packed": (geometry.packed, x.dtype),
         "ddiag": (-(-tokens // plan.bm) * width, torch.float32),
         "partial_a": (a_parts * geometry.k * width, torch.float32),
         "partial_b": (b_parts * geometry.n * geometry.padded, torch.float32),

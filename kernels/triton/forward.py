@@ -1,17 +1,16 @@
 """The whole forward pass in one launch: y = x W^T + b + t B^T, t = (x A^T) * gate * diagonal * scaling, all splits.
 
-Producer tasks compute t for a block of rows (and the router's gates); consumer tasks compute a tile of x W^T and wait
-for the t of their rows only after their main loop. Producers run one group of row blocks ahead (see `queue`).
+Producers compute t for a block of rows (and the router's gates); consumers compute a tile of x W^T and wait for the
+t of their rows only after their main loop. How both are dealt out: `queue`.
 """
 
 import triton
 import triton.language as tl
 
-from .columns import adapter_rows
 from .dropout import drop, row_keys
 from .low_rank import gate_low_rank, round_low_rank
-from .pack import load_adapter_b, pack_b
-from .queue import HEADER, claim, leave, place, signal, task_count, wait
+from .pack import contracted_rows, load_adapter_b, pack_adapters
+from .queue import HEADER, claim, leave, place, signal, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
@@ -19,11 +18,11 @@ from .tiles import load_adapter, load_tile, row_base, store_tile
 
 @triton.jit
 def _produce(
-    x, lora_a, diag, gates, router, columns, seed, low_rank, t, row_block, part,
+    x, lora_a, packed_a, diag, gates, router, columns, seed, low_rank, t, row_block, part,
     M, top_k, scaling, threshold, keep_scale,
     K: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
     RANKS: tl.constexpr, TOP_K: tl.constexpr, MERGE: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, TMA: tl.constexpr,
+    BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, PACK_A: tl.constexpr, TMA: tl.constexpr,
 ):
     """t (M, S, T) for a block of rows and of columns: of all splits (MERGE; `part` is the column block), or of one."""
     dtype: tl.constexpr = t.dtype.element_ty
@@ -43,19 +42,22 @@ def _produce(
     own_router = router
     if not PACKED:
         own_router = None
-    rows0, there0 = adapter_rows(lora_a, own_router, columns, split, cols, K, E, R, P)
+    rows0, there0 = contracted_rows(lora_a, own_router, columns, packed_a, split, cols, K, E, R, P, T, PACK_A)
     product0 = tl.zeros((BM, BP), tl.float32)
     logits = product0
     if MERGE and S > 1:
-        rows1, there1 = adapter_rows(lora_a, own_router, columns, 1, cols, K, E, R, P)
+        rows1, there1 = contracted_rows(lora_a, own_router, columns, packed_a, 1, cols, K, E, R, P, T, PACK_A)
         product1 = tl.zeros((BM, BP), tl.float32)
     if MERGE and S > 2:
-        rows2, there2 = adapter_rows(lora_a, own_router, columns, 2, cols, K, E, R, P)
+        rows2, there2 = contracted_rows(lora_a, own_router, columns, packed_a, 2, cols, K, E, R, P, T, PACK_A)
         product2 = tl.zeros((BM, BP), tl.float32)
     if router is not None and not PACKED:
         e = tl.arange(0, ROUTER_WIDTH)
         routed = e < E
-        router_rows = router + (split * E + tl.minimum(e, E - 1)) * K
+        if PACK_A:
+            router_rows = packed_a + (split * T + P + tl.minimum(e, E - 1)) * K
+        else:
+            router_rows = router + (split * E + tl.minimum(e, E - 1)) * K
         logits = tl.zeros((BM, ROUTER_WIDTH), tl.float32)
     if seed is not None:
         keys = row_keys(seed, first_row + rows)
@@ -101,10 +103,10 @@ def _produce(
 
 @triton.jit
 def _consume(
-    x, weight, bias, lora_b, columns, y, t, packed, ready, row_block, part, M, producers,
+    x, weight, bias, lora_b, packed_b, columns, y, t, ready, row_block, part, M, producers,
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
-    PACK: tl.constexpr, WAIT: tl.constexpr, TMA: tl.constexpr,
+    PACK_B: tl.constexpr, WAIT: tl.constexpr, TMA: tl.constexpr,
 ):
     """One tile (BM, BN) of y, within one split."""
     dtype: tl.constexpr = t.dtype.element_ty
@@ -132,7 +134,8 @@ def _consume(
     for first_col in range(0, (P + BP - 1) // BP * BP, BP):
         cols = first_col + tl.arange(0, BP)
         t_tile = tl.load(t_base + (rows[:, None] * (S * T) + cols[None, :]))
-        b_tile = load_adapter_b(lora_b, packed, columns, split, in_split + n, there, cols, NS, E, R, P, T, PACK, dtype)
+        b_tile = load_adapter_b(
+            lora_b, packed_b, columns, split, in_split + n, there, cols, NS, E, R, P, T, PACK_B, dtype)
         acc = tl.dot(t_tile, b_tile.T, acc, input_precision="ieee")
     if bias is not None:
         acc += tl.load(bias + first_n + n).to(tl.float32)[None, :]
@@ -150,48 +153,51 @@ def forward(
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     T: tl.constexpr, RANKS: tl.constexpr, TOP_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     BP: tl.constexpr, ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, MERGE: tl.constexpr,
-    PACK: tl.constexpr, PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
+    PACK_A: tl.constexpr, PACK_B: tl.constexpr, PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
+    FLATTEN: tl.constexpr,
 ):
     """x (M, K), weight (N, K), bias (N) or None, lora_a (S, E, R, K), lora_b (S, E, N/S, R), diag (S, E, R) or ranks
     (S, E), gates (M, S, E) (read, or written where router (S*E, K) is given), columns (S, P) or None, seed (1) or None
     -> y (M, N), low_rank (M, S, P).
 
-    Workspace: t (M, S, T), then with PACK (S, N/S, T); flags (3 + ceil(M / BM)), all 0 before and after.
+    Workspace: t (M, S, T), then with PACK_A (S, T, K), then with PACK_B (S, N/S, T); flags (3 + ceil(M / BM)), all 0
+    before and after.
     T: P, plus E with a router, rounded up to a multiple of BP. PRODUCE, CONSUME: which phases this launch does.
     MERGE: a producer does all splits at once; with a router it needs T == BP. TMA: x, weight and y are descriptors.
+    FLATTEN: consumers' loops over tiles and over K become one, whose loads run on from tile to tile.
     """
     NS: tl.constexpr = N // S
     BLOCKS: tl.constexpr = (P + BP - 1) // BP
     TILES: tl.constexpr = S * ((NS + BN - 1) // BN)
-    produce: tl.constexpr = (BLOCKS if MERGE else BLOCKS * S) if PRODUCE else 0
-    consume: tl.constexpr = TILES if CONSUME else 0
-    packing: tl.constexpr = TILES if PACK and PRODUCE else 0
+    A_PACKERS: tl.constexpr = S * (T // BP) * ((K + BK - 1) // BK) if PACK_A and PRODUCE else 0
+    PACKERS: tl.constexpr = A_PACKERS + (TILES if PACK_B and PRODUCE else 0)
+    PRODUCERS: tl.constexpr = (BLOCKS if MERGE else BLOCKS * S) if PRODUCE else 0
     blocks = tl.cdiv(M, BM)
-    tasks = packing + task_count(blocks, produce, consume, GROUP)
-    packed = t + M.to(tl.int64) * (S * T)
+    packed_a = t + M.to(tl.int64) * (S * T)
+    packed_b = packed_a + (S * T * K if PACK_A else 0)
     ready = flags + HEADER
-    task = claim(flags)
-    if packing > 0:
-        while task < packing:
-            pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
-            signal(flags + 2)
-            task = claim(flags)
-    while task < tasks:
-        producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
-        if row_block < blocks:
-            if producer:
-                if PRODUCE:
-                    _produce(
-                        x, lora_a, diag, gates, router, columns, seed, low_rank, t, row_block, part,
-                        M, top_k, scaling, threshold, keep_scale,
-                        K, S, E, R, P, T, RANKS, TOP_K, MERGE, BM, BK, BP, ROUTER_WIDTH, GROUPED, TMA)
-                    if packing > 0:
-                        wait(flags + 2, packing)
-                    if CONSUME:
-                        signal(ready + row_block)
-            elif CONSUME:
-                _consume(
-                    x, weight, bias, lora_b, columns, y, t, packed, ready + row_block, row_block, part, M, produce,
-                    K, N, S, E, R, P, T, BM, BN, BK, BP, PACK, PRODUCE, TMA)
-        task = claim(flags)
+    task = pack_adapters(
+        lora_a, lora_b, router, columns, packed_a, packed_b, flags, K, NS, E, R, P, T, BN, BK, BP, A_PACKERS,
+        PACKERS)
+    if PRODUCE:
+        while task < blocks * PRODUCERS:
+            row_block = task // PRODUCERS
+            if PACK_A:
+                wait(flags + 2, PACKERS)
+            _produce(
+                x, lora_a, packed_a, diag, gates, router, columns, seed, low_rank, t, row_block, task % PRODUCERS,
+                M, top_k, scaling, threshold, keep_scale,
+                K, S, E, R, P, T, RANKS, TOP_K, MERGE, BM, BK, BP, ROUTER_WIDTH, GROUPED, PACK_A, TMA)
+            if PACK_B and not PACK_A:
+                wait(flags + 2, PACKERS)
+            if CONSUME:
+                signal(ready + row_block)
+            task = claim(flags) - PACKERS
+    if CONSUME:
+        first = task - blocks * PRODUCERS
+        for tile in tl.range(first, blocks * TILES, tl.num_programs(0), flatten=FLATTEN):
+            row_block, part = place(tile, blocks, TILES, GROUP)
+            _consume(
+                x, weight, bias, lora_b, packed_b, columns, y, t, ready + row_block, row_block, part, M, PRODUCERS,
+                K, N, S, E, R, P, T, BM, BN, BK, BP, PACK_B, PRODUCE, TMA)
     leave(flags, blocks)

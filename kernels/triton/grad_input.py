@@ -7,11 +7,10 @@ sum crosses programs; consumers compute a tile of dY W and wait for ds only afte
 import triton
 import triton.language as tl
 
-from .columns import adapter_rows
 from .dropout import kept, row_keys
 from .gate_gradient import logit_gradient, split_gradient
-from .pack import load_adapter_b, pack_b
-from .queue import HEADER, claim, leave, place, signal, task_count, wait
+from .pack import contracted_rows, load_adapter_b, pack_adapters
+from .queue import HEADER, claim, leave, place, signal, wait
 from .tiles import load_adapter, load_tile, row_base, store_tile
 
 # fmt: off
@@ -19,10 +18,11 @@ from .tiles import load_adapter, load_tile, row_base, store_tile
 
 @triton.jit
 def _produce(
-    grad_y, lora_b, diag, gates, router, columns, low_rank, packed, ds, t, dgates, ddiag, row_block, split, M, scaling,
+    grad_y, lora_b, packed_b, diag, gates, router, columns, low_rank, ds, t, dgates, ddiag, row_block, split, M,
+    scaling,
     N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
     RANKS: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr, WIDTH: tl.constexpr,
-    GROUPED: tl.constexpr, PACK: tl.constexpr, TMA: tl.constexpr,
+    GROUPED: tl.constexpr, PACK_B: tl.constexpr, TMA: tl.constexpr,
 ):
     """u = dY B of one block of rows and one split, column block by column block, and what follows from it."""
     dtype: tl.constexpr = low_rank.dtype.element_ty
@@ -51,7 +51,8 @@ def _produce(
         for first_n in range(0, NS, BK):
             n = first_n + tl.arange(0, BK)
             dy_tile = load_tile(base, rows, first_row, n, split * NS + first_n, N, NS, MASK, TMA)
-            b_tile = load_adapter_b(lora_b, packed, columns, split, n, n < NS, cols, NS, E, R, P, T, PACK, dtype)
+            b_tile = load_adapter_b(
+                lora_b, packed_b, columns, split, n, n < NS, cols, NS, E, R, P, T, PACK_B, dtype)
             u = tl.dot(dy_tile, b_tile, u, input_precision="ieee")
         dgate += split_gradient(
             u, diag, gates, columns, low_rank, ds, t, ddiag, split, block, rows, real, scaling,
@@ -71,17 +72,15 @@ def _produce(
 
 @triton.jit
 def _add_adapter(
-    acc, lora_a, router, columns, ds, rows, k, K: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
-    P: tl.constexpr, T: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr,
+    acc, lora_a, packed_a, router, columns, ds, rows, k, K: tl.constexpr, S: tl.constexpr, E: tl.constexpr,
+    R: tl.constexpr, P: tl.constexpr, T: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr, PACK_A: tl.constexpr,
 ):
     """acc (BM, BN) + ds A (+ dlogits W_g) of all splits, for output columns k (BN,)."""
-    # Tiles that have to be converted on their way leave no registers for fetching the next ones meanwhile.
-    STAGES: tl.constexpr = 3 if lora_a.dtype == ds.dtype else 1
-    for step in tl.range(0, S * (T // BP), num_stages=STAGES):
+    for step in tl.range(0, S * (T // BP), num_stages=3):
         split = step // (T // BP)
         cols = step % (T // BP) * BP + tl.arange(0, BP)
         ds_tile = tl.load(ds + rows[:, None] * (S * T) + (split * T + cols)[None, :])
-        a_rows, there = adapter_rows(lora_a, router, columns, split, cols, K, E, R, P)
+        a_rows, there = contracted_rows(lora_a, router, columns, packed_a, split, cols, K, E, R, P, T, PACK_A)
         a_tile = load_adapter(a_rows, there, k, K, K % BN != 0, ds.dtype.element_ty)
         acc = tl.dot(ds_tile, a_tile, acc, input_precision="ieee")
     return acc
@@ -89,10 +88,10 @@ def _add_adapter(
 
 @triton.jit
 def _consume(
-    grad_y, weight, lora_a, router, columns, seed, ds, dx, ready, row_block, part, M, producers,
+    grad_y, weight, lora_a, packed_a, router, columns, seed, ds, dx, ready, row_block, part, M, producers,
     threshold, keep_scale, K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
     P: tl.constexpr, T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
-    WAIT: tl.constexpr, TMA: tl.constexpr,
+    PACK_A: tl.constexpr, WAIT: tl.constexpr, TMA: tl.constexpr,
 ):
     """One tile (BM, BN) of dX. Without WAIT the adapter's part comes first: dropout can be applied to it alone."""
     first_row = row_block * BM
@@ -103,7 +102,8 @@ def _consume(
     ds_base = row_base(ds, first_row, S * T, False)
     acc = tl.zeros((BM, BN), tl.float32)
     if not WAIT:
-        acc = _add_adapter(acc, lora_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP)
+        acc = _add_adapter(
+            acc, lora_a, packed_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP, PACK_A)
         if seed is not None:
             acc = tl.where(kept(row_keys(seed, first_row + rows), k, threshold), acc * keep_scale, 0.0)
     for first_n in range(0, N, BK):
@@ -116,7 +116,8 @@ def _consume(
             weight += BK * K
     if WAIT:
         wait(ready, producers)
-        acc = _add_adapter(acc, lora_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP)
+        acc = _add_adapter(
+            acc, lora_a, packed_a, router, columns, ds_base, rows, k, K, S, E, R, P, T, BN, BP, PACK_A)
     store_tile(row_base(dx, first_row, K, TMA), acc.to(ds.dtype.element_ty), tl.arange(0, BM), first_row, M - first_row,
                k, first_k, K, K, TMA)
 
@@ -127,46 +128,47 @@ def grad_input(
     flags, M, scaling, threshold, keep_scale,
     K: tl.constexpr, N: tl.constexpr, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
     T: tl.constexpr, RANKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
-    ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr,
-    PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
+    ROUTER_WIDTH: tl.constexpr, GROUPED: tl.constexpr, GROUP: tl.constexpr, PACK_A: tl.constexpr,
+    PACK_B: tl.constexpr, PRODUCE: tl.constexpr, CONSUME: tl.constexpr, TMA: tl.constexpr,
 ):
     """grad_y (M, N) and what `forward` had and kept -> dx (M, K) and, unless None, dgates (M, S, E) fp32.
 
     Workspace, read by `grad_weight` and `reduce`: ds (the gradients of the low-rank product and of the logits) and
-    t, (M, S, T) in x's dtype; ddiag (ceil(M / BM), S, T) fp32, the diagonal's gradient by row block. Besides packed
-    (S, N/S, T) with PACK, and flags (3 + ceil(M / BM)), all 0 before and after.
+    t, (M, S, T) in x's dtype; ddiag (ceil(M / BM), S, T) fp32, the diagonal's gradient by row block. Besides packed,
+    with PACK_A (S, T, K), then with PACK_B (S, N/S, T), and flags (3 + ceil(M / BM)), all 0 before and after.
     With dropout (seed given) PRODUCE and CONSUME have to be two launches. TMA: grad_y, weight and dx are descriptors.
     """
     NS: tl.constexpr = N // S
-    PACK_TILES: tl.constexpr = S * ((NS + BN - 1) // BN)
-    produce: tl.constexpr = S if PRODUCE else 0
-    consume: tl.constexpr = (K + BN - 1) // BN if CONSUME else 0
-    packing: tl.constexpr = PACK_TILES if PACK and PRODUCE else 0
+    TILES: tl.constexpr = (K + BN - 1) // BN
+    A_PACKERS: tl.constexpr = S * (T // BP) * ((K + BK - 1) // BK) if PACK_A and PRODUCE else 0
+    PACKERS: tl.constexpr = A_PACKERS + (S * ((NS + BN - 1) // BN) if PACK_B and PRODUCE else 0)
+    PRODUCERS: tl.constexpr = S if PRODUCE else 0
     blocks = tl.cdiv(M, BM)
-    tasks = packing + task_count(blocks, produce, consume, GROUP)
     ready = flags + HEADER
-    task = claim(flags)
-    if packing > 0:
-        while task < packing:
-            pack_b(lora_b, columns, packed, task, NS, E, R, P, T, BN)
-            signal(flags + 2)
-            task = claim(flags)
-    while task < tasks:
-        producer, row_block, part = place(task - packing, blocks, produce, consume, GROUP)
-        if row_block < blocks:
-            if producer:
-                if PRODUCE:
-                    if packing > 0:
-                        wait(flags + 2, packing)
-                    _produce(
-                        grad_y, lora_b, diag, gates, router, columns, low_rank, packed, ds, t, dgates, ddiag,
-                        row_block, part, M, scaling,
-                        N, S, E, R, P, T, RANKS, BM, BK, BP, ROUTER_WIDTH, GROUPED, PACK, TMA)
-                    if CONSUME:
-                        signal(ready + row_block)
-            elif CONSUME:
-                _consume(
-                    grad_y, weight, lora_a, router, columns, seed, ds, dx, ready + row_block, row_block, part, M,
-                    produce, threshold, keep_scale, K, N, S, E, R, P, T, BM, BN, BK, BP, PRODUCE, TMA)
-        task = claim(flags)
+    packed_a = packed
+    packed_b = packed
+    if PACK_A:
+        packed_b += S * T * K
+    task = pack_adapters(
+        lora_a, lora_b, router, columns, packed_a, packed_b, flags, K, NS, E, R, P, T, BN, BK, BP, A_PACKERS,
+        PACKERS)
+    if PRODUCE:
+        while task < blocks * PRODUCERS:
+            row_block = task // PRODUCERS
+            if PACKERS > 0:
+                wait(flags + 2, PACKERS)
+            _produce(
+                grad_y, lora_b, packed_b, diag, gates, router, columns, low_rank, ds, t, dgates, ddiag,
+                row_block, task % PRODUCERS, M, scaling,
+                N, S, E, R, P, T, RANKS, BM, BK, BP, ROUTER_WIDTH, GROUPED, PACK_B, TMA)
+            if CONSUME:
+                signal(ready + row_block)
+            task = claim(flags) - PACKERS
+    if CONSUME:
+        first = task - blocks * PRODUCERS
+        for tile in tl.range(first, blocks * TILES, tl.num_programs(0)):
+            row_block, part = place(tile, blocks, TILES, GROUP)
+            _consume(
+                grad_y, weight, lora_a, packed_a, router, columns, seed, ds, dx, ready + row_block, row_block, part, M,
+                PRODUCERS, threshold, keep_scale, K, N, S, E, R, P, T, BM, BN, BK, BP, PACK_A, PRODUCE, TMA)
     leave(flags, blocks)

@@ -1,10 +1,15 @@
-"""One launch, two phases: programs claim tasks in order from a queue; a consumer waits for the flag of its rows.
+"""One launch, two phases: programs claim the producers one by one, then do a fixed share of the consumers each.
 
-Why this cannot deadlock, however few programs are resident: a program claims a task when it is about to do it, tasks
-are claimed in order and wait only for tasks of lower number. So the lowest unfinished task runs and waits for nothing.
+A consumer waits for the flag of its rows. Why this cannot deadlock, however few programs are resident: a program claims
+a producer when it is about to do it, and turns to consumers only when none is left. So every producer that somebody
+waits for is done or being done. (Packing comes before the producers, in the same way.)
+
+The consumers of a program are one loop of known length: the compiler fetches a tile's first operands while the tile
+before it is finished. Each program's claim that comes after the last producer is its place among the consumers: those
+that had no producer to do come first, and get one tile more where tiles do not divide evenly.
 
 All counters are int32, start at 0 and are put back to 0 inside the launch: a captured CUDA graph can be replayed.
-    flags[0] next task                flags[1] programs that left
+    flags[0] claims                   flags[1] programs that left
     flags[2] packed blocks of B       flags[3 + i] finished producers of row block i
 """
 
@@ -16,7 +21,7 @@ HEADER = tl.constexpr(3)
 
 @triton.jit
 def claim(flags):
-    """The number of the next task."""
+    """The next number, from 0 on."""
     return tl.atomic_add(flags, 1, sem="relaxed", scope="gpu")
 
 
@@ -45,28 +50,14 @@ def wait(flag, signals):
 
 
 @triton.jit
-def place(step, blocks, produce, consume, GROUP: tl.constexpr):
-    """Task `step` (packing excluded) -> (is a producer, row block, which of the row block's producers or consumers).
+def place(tile, blocks, TILES: tl.constexpr, GROUP: tl.constexpr):
+    """Consumer `tile` -> (row block, which of its TILES).
 
-    Row blocks come in groups of GROUP. The producers of a group come one group ahead of its consumers: their results
-    are there when the consumers look, and what they read is still in the L2 cache. produce, consume: tasks of each kind
-    per row block. Row blocks beyond the last (in the last groups) are to be skipped.
+    From the last row block to the first: what the producers read last is still in the L2 cache. GROUP row blocks are
+    dealt out together, so that their tiles share both operands there.
     """
-    group = tl.minimum(GROUP, blocks)
-    ahead = group * produce
-    first = step < ahead
-    after = tl.maximum(step - ahead, 0)
-    each = group * (produce + consume)
-    number = after // each
-    rest = tl.where(first, step, after % each)
-    producer = first | (rest < ahead)
-    number = tl.where(first, 0, tl.where(producer, number + 1, number))
-    rest = tl.where(producer, rest, rest - ahead)
-    return producer, number * group + rest % group, rest // group
-
-
-@triton.jit
-def task_count(blocks, produce, consume, GROUP: tl.constexpr):
-    """Number of steps that `place` deals out."""
-    group = tl.minimum(GROUP, blocks)
-    return group * produce + tl.cdiv(blocks, group) * group * (produce + consume)
+    tile = blocks * TILES - 1 - tile
+    first = tile // (GROUP * TILES) * GROUP
+    size = tl.minimum(GROUP, blocks - first)
+    inside = tile % (GROUP * TILES)
+    return first + inside % size, inside // size

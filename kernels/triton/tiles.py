@@ -47,9 +47,15 @@ def load_adapter(rows, there, ks, LIMIT: tl.constexpr, MASK: tl.constexpr, dtype
 @triton.jit
 def store_tile(base, value, rows, first_row, rows_end, cols, first_col, cols_end,
                STRIDE: tl.constexpr, TMA: tl.constexpr):
-    """Stores `value` into a row-major matrix; rows >= rows_end (from `base`) and cols >= cols_end are left alone."""
+    """Stores `value` into a row-major matrix; rows >= rows_end (from `base`) and cols >= cols_end are left alone.
+
+    A descriptor's block is half a tile: its copy in shared memory stays beside the operands of the next tile.
+    """
     if TMA:
-        base.store([first_row, first_col], value)
+        HALF: tl.constexpr = value.shape[1] // 2
+        left, right = tl.split(tl.permute(tl.reshape(value, (value.shape[0], 2, HALF)), (0, 2, 1)))
+        base.store([first_row, first_col], left)
+        base.store([first_row, first_col + HALF], right)
     else:
         there = (rows < rows_end)[:, None] & (cols < cols_end)[None, :]
         tl.store(base + rows[:, None] * STRIDE + cols[None, :], value, mask=there)
