@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ("interpreted_operator.py", "interpreted_plans.py")
+FILES = ("interpreted_operator.py", "interpreted_plans.py", "interpreted_concurrency.py")
 
 
 @pytest.fixture(scope="module")
