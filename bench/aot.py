@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,13 +50,13 @@ PROJ = Geometry(768, 768, 1, 2, 8, 16, routed=True, ranks=True)
 GEOMETRIES = {
     "qkv": QKV,
     "proj": PROJ,
-    "qkv compacted": replace(QKV, columns=24, compact=True),
-    "qkv masters": replace(QKV, master=True),
-    "qkv dropout": replace(QKV, master=True, dropout=True),
-    "gates given": replace(QKV, routed=False, ranks=False),
+    "qkv compacted": QKV._replace(columns=24, compact=True),
+    "qkv masters": QKV._replace(master=True),
+    "qkv dropout": QKV._replace(master=True, dropout=True),
+    "gates given": QKV._replace(routed=False, ranks=False),
     "rank 64": Geometry(1024, 1024, 1, 6, 64, 384, routed=True, top_k=True),
     "odd": Geometry(100, 75, 3, 5, 5, 25, routed=True, ranks=True, dropout=True),
-    "qkv fp32": replace(QKV, bits=32),
+    "qkv fp32": QKV._replace(bits=32),
     "odd fp32": Geometry(100, 75, 3, 16, 7, 112, routed=True, bits=32),
 }
 QUICK = ("qkv",)
@@ -129,7 +129,7 @@ def signature(case: Case) -> tuple[dict[str, str], dict[str, object], dict[str, 
     options = {"num_warps": 4}
     if plan is None:
         return types, planning.reduce_constants(geometry), options
-    options = {"num_warps": plan.warps, "num_stages": plan.stages}
+    options = plan.options
     constants = {
         "forward": planning.forward_constants,
         "recompute": planning.forward_constants,

@@ -1,4 +1,4 @@
-"""What every launch needs from torch: the device's name and size, the geometry, descriptors, dropout's integers."""
+"""What every launch needs: the device's name and size, the geometry, descriptors, dropout's integers, a launcher."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -36,9 +36,13 @@ def geometry_of(
     columns: Tensor | None,
     top_k: int,
     dropout: float,
-    *streamed: Tensor,
+    *others: Tensor | None,
 ) -> Geometry:
-    """streamed: what a descriptor may be made of, besides the weight."""
+    """others: what else the kernels get that was not allocated for them."""
+    address = weight.data_ptr()
+    for tensor in (lora_A, diag, router_weight, columns, *others):
+        if tensor is not None:
+            address |= tensor.data_ptr()
     n, k = weight.shape
     splits, experts, max_rank, _ = lora_A.shape
     return Geometry(
@@ -55,7 +59,7 @@ def geometry_of(
         columns is not None,
         weight.element_size() * 8,
         lora_A.dtype != weight.dtype,
-        all(tensor.data_ptr() % 16 == 0 for tensor in (weight, *streamed)),
+        address % 16 == 0,
     )
 
 
@@ -86,6 +90,31 @@ def described(tensor: Tensor, rows: int, columns: int, tma: bool):
 
     # Not tensor.stride(): a contiguous tensor of one row may have any stride between rows, also one that TMA refuses.
     return TensorDescriptor(tensor, list(tensor.shape), [tensor.shape[1], 1], [rows, columns])
+
+
+class Launcher:
+    """A kernel with its constants. It is called as one program list long: ``launcher(programs, types, *arguments)``.
+
+    Triton looks at every argument of every launch to find the right compilation, which takes longer than all the rest.
+    That is skipped from the second call on with the same types and the same arguments missing.
+    """
+
+    def __init__(self, kernel, constants: dict[str, int | bool], options: dict[str, int]):
+        self.kernel = kernel
+        self.named = constants | options
+        self.constants = tuple(constants[name] for name in kernel.arg_names if name in constants)
+        self.compiled: dict[tuple, object] = {}
+
+    def __call__(self, programs: int, types: tuple | None, *arguments) -> None:
+        """types: what decides on the types of all arguments, or None where one of them is not aligned to 16 bytes."""
+        key = types, *[argument is None for argument in arguments]
+        compiled = self.compiled.get(key)
+        if compiled is not None:
+            compiled[programs, 1, 1](*arguments, *self.constants)
+            return
+        compiled = self.kernel[(programs,)](*arguments, **self.named)
+        if types is not None:
+            self.compiled[key] = compiled  # None in the interpreter
 
 
 def threshold_bits(p: float) -> int:

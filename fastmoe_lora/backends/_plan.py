@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 PLANS = Path(__file__).with_name("plans.json")
 MODES = ("queue", "two_launch", "recompute")
 KINDS = ("forward", "grad_input", "grad_weight")
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """What a kernel is specialised to, all but the number of tokens: the operator's K, N, S, E, R, P and options."""
 
     k: int
@@ -30,7 +30,7 @@ class Geometry:
     compact: bool = False
     bits: int = 16  # of the compute dtype
     master: bool = False  # adapters in float32 beside a 16-bit compute dtype
-    aligned: bool = True  # x, the weight and the gradient of y begin at multiples of 16 bytes
+    aligned: bool = True  # every tensor begins at a multiple of 16 bytes
 
     @property
     def split_n(self) -> int:
@@ -88,6 +88,11 @@ class Plan:
     merge: bool = False  # one producer for all splits
     tma: bool = False
     flatten: bool = False  # forward: the loads of the next tile are under way while one is finished
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of a launch, besides its constants."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -174,7 +179,6 @@ def _bucket(tokens: int) -> int:
     return _power_of_two(max(tokens, 1))
 
 
-@cache
 def forward_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
     """Compile-time arguments of `forward` (without PRODUCE and CONSUME) or, in mode "recompute", of `recompute`."""
     constants = _shape(geometry) | {
@@ -224,7 +228,6 @@ def launches(plan: Plan) -> tuple[dict[str, bool], ...]:
     return {"PRODUCE": True, "CONSUME": False}, {"PRODUCE": False, "CONSUME": True}
 
 
-@cache
 def grad_input_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
     """Compile-time arguments of `grad_input` (without PRODUCE and CONSUME)."""
     unused = ("TOP_K", "MERGE", "FLATTEN")
@@ -236,7 +239,6 @@ def grad_input_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
     return _ceil(tokens, plan.bm) * (geometry.splits + _ceil(geometry.k, plan.bn)) + _packing_tasks(geometry, plan)
 
 
-@cache
 def grad_weight_constants(geometry: Geometry, plan: Plan) -> dict[str, int]:
     """Compile-time arguments of `grad_weight`."""
     shape = {name: value for name, value in _shape(geometry).items() if name not in ("E", "R")}
@@ -258,7 +260,6 @@ def token_parts(plan: Plan, tiles: int, tokens: int, multiprocessors: int) -> in
 REDUCE_ROWS, REDUCE_COLUMNS = 64, 16  # tile of `reduce`; 4 warps
 
 
-@cache
 def reduce_constants(geometry: Geometry) -> dict[str, int | bool]:
     """Compile-time arguments of `reduce`."""
     return _shape(geometry) | {

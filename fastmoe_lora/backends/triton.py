@@ -1,5 +1,6 @@
 """The Triton kernels (kernels/triton): NVIDIA and AMD GPUs; on CPU tensors only under TRITON_INTERPRET=1, for tests."""
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -9,6 +10,7 @@ from . import _plan
 from ._flags import flags
 from ._launch import (
     INTERPRETED,
+    Launcher,
     check,
     described,
     device_name,
@@ -48,7 +50,7 @@ def forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)), in one launch."""
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x)
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x, bias, lora_B, gates, seed)
     plan = _plan.choose("forward", device_name(x.device), geometry, x.shape[0])
     operands = bias, lora_A, lora_B, diag, gates, router_weight, columns
     with on_device(x):
@@ -83,25 +85,30 @@ def run_forward(
     returned = y, low_rank, gates if router_weight is not None else no_gates
     if tokens == 0:
         return returned
-    constants = _plan.forward_constants(geometry, plan)
-    options = {"num_warps": plan.warps, "num_stages": plan.stages}
+    launchers = _forward_launchers(geometry, plan)
+    types = (x.device, x.dtype, lora_A.dtype) if geometry.aligned else None
     operands = bias, lora_A, lora_B, diag, gates, router_weight, columns, seed
-    scalars = tokens, top_k, scaling, threshold_bits(dropout), 1 / (1 - dropout)
+    scalars = tokens, top_k, float(scaling), threshold_bits(dropout), 1 / (1 - dropout)
     if plan.mode == "recompute":
-        grid = (_plan.tiles(geometry, plan, tokens),)
-        recompute.recompute[grid](x, weight, *operands, y, low_rank, *scalars, **constants, **options)
+        launchers[0](_plan.tiles(geometry, plan, tokens), types, x, weight, *operands, y, low_rank, *scalars)
         return returned
     workspace = x.new_empty(tokens * geometry.splits * geometry.padded + geometry.packed)
     counters = flags(_plan.flag_count(plan, tokens), x.device)
     source = described(x, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bn, plan.bk, plan.tma)
     target = described(y, plan.bm, plan.bn // 2, plan.tma)
-    grid = (min(_plan.forward_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm),)
-    for phases in _plan.launches(plan):
-        forward_kernels.forward[grid](
-            source, base, *operands, target, low_rank, workspace, counters, *scalars, **constants, **phases, **options
-        )
+    programs = min(_plan.forward_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm)
+    for launch in launchers:
+        launch(programs, types, source, base, *operands, target, low_rank, workspace, counters, *scalars)
     return returned
+
+
+@cache
+def _forward_launchers(geometry: _plan.Geometry, plan: _plan.Plan) -> tuple[Launcher, ...]:
+    constants = _plan.forward_constants(geometry, plan)
+    if plan.mode == "recompute":
+        return (Launcher(recompute.recompute, constants, plan.options),)
+    return tuple(Launcher(forward_kernels.forward, constants | phases, plan.options) for phases in _plan.launches(plan))
 
 
 def backward(
@@ -124,7 +131,8 @@ def backward(
 
     Two launches (three with dropout) and a reduction for all but dweight and dbias, which are plain matrix products.
     """
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, x, grad_y)
+    others = x, grad_y, lora_B, gates, low_rank, seed
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, *others)
     device, tokens = device_name(x.device), x.shape[0]
     plans = tuple(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
     operands = grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank
@@ -176,38 +184,52 @@ def run_backward(
     tiles = _plan.grad_weight_tiles(geometry, weight_plan, with_a, with_b)
     parts = _plan.token_parts(weight_plan, tiles, tokens, multiprocessors(x.device)) if tiles else 0
     work = _backward_workspace(geometry, input_plan, x, tokens, parts * with_a, parts * with_b)
-    scalars = threshold_bits(dropout), 1 / (1 - dropout)
+    types = (x.device, x.dtype, lora_A.dtype) if geometry.aligned else None
+    scaling, scalars = float(scaling), (threshold_bits(dropout), 1 / (1 - dropout))
 
-    options = {"num_warps": input_plan.warps, "num_stages": input_plan.stages}
-    constants = _plan.grad_input_constants(geometry, input_plan)
     plan = input_plan
     source = described(grad_y, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bk, plan.bn, plan.tma)
     target = described(dx, plan.bm, plan.bn // 2, plan.tma) if need_x else None
-    grid = (min(_plan.grad_input_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm),)
+    programs = min(_plan.grad_input_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm)
     counters = flags(_plan.flag_count(plan, tokens), x.device)
     narrow = work["ds"], work["t"], work["packed"], work["ddiag"]
-    phases = _plan.launches(plan) if need_x else ({"PRODUCE": True, "CONSUME": False},)
-    for phase in phases:
-        grad_input.grad_input[grid](
-            source, base, lora_A, lora_B, diag, gates, router_weight, columns, seed, low_rank, target, dgates,
-            *narrow, counters, tokens, scaling, *scalars, **constants, **phase, **options,
+    for launch in _grad_input_launchers(geometry, plan, need_x):
+        launch(
+            programs, types, source, base, lora_A, lora_B, diag, gates, router_weight, columns, seed, low_rank, target,
+            dgates, *narrow, counters, tokens, scaling, *scalars,
         )  # fmt: skip
 
     if tiles:
-        options = {"num_warps": weight_plan.warps, "num_stages": weight_plan.stages}
-        grad_weight.grad_weight[(tiles * parts,)](
-            x, grad_y, seed, work["ds"], work["t"], work["partial_a"], work["partial_b"], tokens, parts, *scalars,
-            **_plan.grad_weight_constants(geometry, weight_plan), **options,
+        _grad_weight_launcher(geometry, weight_plan)(
+            tiles * parts, types, x, grad_y, seed, work["ds"], work["t"], work["partial_a"], work["partial_b"], tokens,
+            parts, *scalars,
         )  # fmt: skip
     programs = _plan.reduce_programs(geometry, with_a, with_b, need_diag)
     if programs:
         blocks = -(-tokens // input_plan.bm)
-        reduce.reduce[(programs,)](
-            columns, diag, work["partial_a"], work["partial_b"], work["ddiag"], da, db, drouter, ddiag, parts, blocks,
-            **_plan.reduce_constants(geometry), num_warps=4,
+        _reduce_launcher(geometry)(
+            programs, types, columns, diag, work["partial_a"], work["partial_b"], work["ddiag"], da, db, drouter, ddiag,
+            parts, blocks,
         )  # fmt: skip
     return gradients
+
+
+@cache
+def _grad_input_launchers(geometry: _plan.Geometry, plan: _plan.Plan, need_x: bool) -> tuple[Launcher, ...]:
+    constants = _plan.grad_input_constants(geometry, plan)
+    launches = _plan.launches(plan) if need_x else ({"PRODUCE": True, "CONSUME": False},)
+    return tuple(Launcher(grad_input.grad_input, constants | phases, plan.options) for phases in launches)
+
+
+@cache
+def _grad_weight_launcher(geometry: _plan.Geometry, plan: _plan.Plan) -> Launcher:
+    return Launcher(grad_weight.grad_weight, _plan.grad_weight_constants(geometry, plan), plan.options)
+
+
+@cache
+def _reduce_launcher(geometry: _plan.Geometry) -> Launcher:
+    return Launcher(reduce.reduce, _plan.reduce_constants(geometry), {"num_warps": 4})
 
 
 def _backward_workspace(

@@ -10,7 +10,7 @@ that had no producer to do come first, and get one tile more where tiles do not 
 
 All counters are int32, start at 0 and are put back to 0 inside the launch: a captured CUDA graph can be replayed.
     flags[0] claims                   flags[1] programs that left
-    flags[2] packed blocks of B       flags[3 + i] finished producers of row block i
+    flags[2] packed blocks of A, B    flags[3 + i] finished producers of row block i
 """
 
 import triton

@@ -13,9 +13,8 @@ import pytest
 import torch
 from support.operator import Case, assert_right
 from triton.runtime import interpreter
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fastmoe_lora.backends import _plan, triton
+from fastmoe_lora.backends import _launch, _plan
 
 PROGRAMS = 4
 SECONDS = 60  # after which programs that wait count as waiting for ever
@@ -24,34 +23,32 @@ CASE = Case(tokens=75, in_features=48, out_features=96, experts=6)
 
 
 class Concurrent:
-    """A kernel each of whose launches is PROGRAMS processes, the first of them slow, all late at random."""
+    """Makes each launch of a queued kernel PROGRAMS processes, the first of them slow, all late at random."""
 
-    def __init__(self, kernel):
-        self.kernel = kernel
-        self.launches = 0
+    def __init__(self, alone):
+        self.alone = alone  # Launcher.__call__
+        self.launched = []
 
-    def __getitem__(self, grid):
-        return self.launch
-
-    def launch(self, *arguments, **constants):
-        for argument in arguments:
-            tensor = argument.base if isinstance(argument, TensorDescriptor) else argument
-            if torch.is_tensor(tensor):
-                tensor.share_memory_()
-        self.launches += 1
-        children = [self._start(number, arguments, constants) for number in range(PROGRAMS)]
+    def __call__(self, launcher, programs, types, *arguments):
+        name = launcher.kernel.__name__
+        if name not in ("forward", "grad_input"):
+            return self.alone(launcher, programs, types, *arguments)
+        for tensor in filter(torch.is_tensor, arguments):
+            tensor.share_memory_()
+        self.launched.append(name)
+        children = [self._start(number, launcher, arguments) for number in range(PROGRAMS)]
         deadline = time.monotonic() + SECONDS
         failed = [child for child in children if not _succeeds(child, deadline)]
         assert not failed, f"{len(failed)} of {PROGRAMS} programs failed or waited for more than {SECONDS} seconds"
 
-    def _start(self, number, arguments, constants) -> int:
+    def _start(self, number, launcher, arguments) -> int:
         child = os.fork()
         if child:
             return child
         status = 1
         try:
             _be_one_program(number)
-            self.kernel[(1,)](*arguments, **constants)
+            launcher.kernel[(1,)](*arguments, **launcher.named)
             status = 0
         finally:
             os._exit(status)
@@ -102,9 +99,7 @@ def poisoned():
 def test_programs_of_one_launch_run_side_by_side(case, merge, adapter_dtype, monkeypatch, poisoned):
     plan = replace(QUEUE, merge=merge)
     monkeypatch.setattr(_plan, "choose", lambda kind, device, geometry, tokens: _plan.fit(kind, plan, geometry))
-    kernels = [(triton.forward_kernels, "forward"), (triton.grad_input, "grad_input")]
-    concurrent = [Concurrent(getattr(module, name)) for module, name in kernels]
-    for (module, name), kernel in zip(kernels, concurrent, strict=True):
-        monkeypatch.setattr(module, name, kernel)
+    concurrent = Concurrent(_launch.Launcher.__call__)
+    monkeypatch.setattr(_launch.Launcher, "__call__", lambda *arguments: concurrent(*arguments))
     assert_right(case, "triton", torch.float16, adapter_dtype=adapter_dtype)
-    assert [kernel.launches for kernel in concurrent] == [1, 1]
+    assert concurrent.launched == ["forward", "grad_input"]

@@ -1,0 +1,113 @@
+"""What is launched, seen by a driver that has no device: real compilations for sm_90 that are never run."""
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.operator import Case
+
+from fastmoe_lora.backends import _launch, triton
+
+pytest.importorskip("triton")
+
+CASE = Case(tokens=600, in_features=768, out_features=2304, experts=6)
+ARGUMENTS = ("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_weight", "columns")
+NEEDS = [True, False, False, True, True, True, False, True]
+
+
+LAUNCHED = []  # (function, programs, arguments); of the module, since Triton keeps what it has compiled
+LOADED = itertools.count(1)
+
+
+def _launcher(source, metadata):
+    def launch(x, y, z, stream, function, packed, launch_metadata, on_enter, on_exit, *arguments):
+        LAUNCHED.append((function, (x, y, z), [_kind(argument) for argument in arguments]))
+
+    return launch
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What the test has launched so far."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    utilities = SimpleNamespace(
+        load_binary=lambda *_: (1, next(LOADED), 100, 0, 1024),
+        get_device_properties=lambda device: {"max_shared_mem": 227 * 1024},
+    )
+    no_device = SimpleNamespace(
+        get_current_device=lambda: 0,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        launcher_cls=_launcher,
+        utils=utilities,
+    )
+    monkeypatch.setattr(driver, "_active", no_device)
+    monkeypatch.setattr(triton, "check", lambda x: None)
+    monkeypatch.setattr(triton, "device_name", lambda device: "sm_90")
+    monkeypatch.setattr(triton, "multiprocessors", lambda device: 132)
+    LAUNCHED.clear()
+    return LAUNCHED
+
+
+def _kind(argument):
+    """The argument, of a tensor or a descriptor all but the address."""
+    tensor = getattr(argument, "base", argument)
+    return (tensor.dtype, tensor.shape, tensor.stride()) if torch.is_tensor(tensor) else argument
+
+
+def both_passes(case: Case, dtype=torch.bfloat16, adapter_dtype=None, unaligned=False) -> None:
+    arguments = case.arguments(dtype, adapter_dtype)
+    detached = {name: v.detach() if torch.is_tensor(v) else v for name, v in arguments.items()}
+    if unaligned:
+        detached["bias"] = torch.zeros(case.out_features + 1, dtype=dtype)[1:]
+    operands = [detached.get(name) for name in ARGUMENTS]
+    y, low_rank, gates = triton.forward(*operands, 0, 1, case.dropout, detached["seed"])
+    x, weight, _, lora_a, lora_b, diag, _, router, columns = operands
+    operands = torch.zeros_like(y), x, weight, lora_a, lora_b, diag, gates, router, columns, low_rank
+    triton.backward(*operands, 1, case.dropout, detached["seed"], NEEDS)
+
+
+@pytest.mark.parametrize(
+    "case", [CASE, Case(tokens=5000, in_features=768, out_features=768, splits=1, experts=2, dropout=0.1)], ids=str
+)
+def test_the_second_call_launches_what_the_first_one_did(case, launches):
+    both_passes(case)
+    first = launches.copy()
+    launches.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triton.runtime.jit.JITFunction.run", None)  # nobody calls it again
+        both_passes(case)
+    assert launches == first
+    assert len(launches) == 4 + (case.dropout > 0)  # forward, grad_input (twice with dropout), grad_weight, reduce
+
+
+def test_types_and_missing_arguments_have_compilations_of_their_own(launches):
+    case = Case(tokens=100, in_features=256, out_features=256, splits=1, experts=2)
+    functions = set()
+    for changes in ({}, {"dtype": torch.float16}, {"adapter_dtype": torch.float32}):
+        both_passes(case, **changes)
+        functions |= {function for function, _, _ in launches}
+    assert len(functions) == 4 + 4 + 3  # `grad_weight` sees no adapter
+    launches.clear()
+    both_passes(replace(case, bias=False))
+    new = {function for function, _, _ in launches} - functions
+    assert len(new) == 1  # `forward`
+
+
+def test_tensors_that_are_not_aligned_are_left_to_triton(launches):
+    case = Case(tokens=100, in_features=256, out_features=256, splits=1, experts=2)
+    both_passes(case)
+    aligned = launches[0][0]
+    launches.clear()
+    both_passes(case, unaligned=True)
+    assert launches[0][0] != aligned
+    assert not any(launcher.compiled for launcher in _forward_launchers(case, unaligned=True))
+
+
+def _forward_launchers(case, unaligned):
+    geometry = _launch.Geometry(256, 256, 1, 2, 8, 16, routed=True, ranks=True, aligned=not unaligned)
+    return triton._forward_launchers(geometry, triton._plan.choose("forward", "sm_90", geometry, case.tokens))
