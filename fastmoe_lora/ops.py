@@ -34,7 +34,7 @@ def linear(*inputs) -> Tensor:
     if not _is_ordinary(inputs):
         return ramoe_forward(*inputs)[0]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:_DIFFERENTIABLE]):
-        return _Differentiable.apply(*inputs)[0]
+        return _apply(_forward, *inputs)[0]
     return _forward(*inputs)[0]
 
 
@@ -108,9 +108,9 @@ class _Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx, run, *inputs):
         (x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed, backend) = inputs
-        y, low_rank, gates_out = _forward(*inputs) if _is_ordinary(inputs) else _below_autograd(inputs)
+        y, low_rank, gates_out = run(*inputs)
         ctx.mark_non_differentiable(low_rank, gates_out)
         ctx.set_materialize_grads(False)
         gates = gates_out if gates is None else gates
@@ -121,24 +121,28 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y, _grad_low_rank, _grad_gates):
         if grad_y is None:
-            return (None,) * _INPUTS
+            return (None,) * (1 + _INPUTS)
         if torch.is_grad_enabled():
             raise NotImplementedError("create_graph=True: only backend 'reference' has second derivatives")
         *operands, low_rank, seed = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
+        needs = list(ctx.needs_input_grad[1 : 1 + _DIFFERENTIABLE])
         inputs = (grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend)
         gradients = _backward(*inputs) if _is_ordinary(inputs) else _ramoe_backward(*inputs)
         gradients = [g if need else None for g, need in zip(gradients, needs, strict=True)]
-        return (*gradients, *[None] * (_INPUTS - _DIFFERENTIABLE))
+        return (None, *gradients, *[None] * (_INPUTS - _DIFFERENTIABLE))
 
 
-def _below_autograd(inputs):
+# What Function.apply does once it has looked through all arguments for function transforms; for calls without any.
+_apply = super(torch.autograd.Function, _Differentiable).apply
+
+
+def _below_autograd(*inputs):
     with torch._C._AutoDispatchBelowAutograd():
         return ramoe_forward(*inputs)
 
 
 def _forward_autograd(*inputs):
-    return _Differentiable.apply(*inputs) if torch.is_grad_enabled() else _below_autograd(inputs)
+    return _Differentiable.apply(_below_autograd, *inputs) if torch.is_grad_enabled() else _below_autograd(*inputs)
 
 
 for _name, _kernel, _fake in (
