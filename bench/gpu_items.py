@@ -82,7 +82,7 @@ def rows_of(folder: Path, part: str) -> list[dict]:
 
 
 def prepare(folder: Path) -> None:
-    """Takes over what earlier parts of the run found: the plan table, and whether the one-launch form hangs here."""
+    """Takes over what earlier parts of the run found: the plan table, and which forms of the kernels fail here."""
     from fastmoe_lora.backends import _plan
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -91,21 +91,22 @@ def prepare(folder: Path) -> None:
     if found.is_file():
         searched = _plan.table(found)
         _plan._table = lambda: searched
-    if any(row["item"] == "queue" and not row["ok"] for row in rows_of(folder, "smoke")):
-        _use_two_launches()
+    failed = {row["item"] for row in rows_of(folder, "smoke") if not row["ok"]}
+    if failed & {"queue", "flattened"}:
+        _fall_back(two_launches="queue" in failed)
 
 
-def _use_two_launches() -> None:
-    """The one-launch form does not work here: what follows is done, and what is found written, without it."""
+def _fall_back(two_launches: bool) -> None:
+    """What follows is done, and what is found written, without flattened loops and, if need be, in two launches."""
     from fastmoe_lora.backends import _plan
 
     fit = _plan.fit
 
-    def fit_without_queue(kind: str, plan: _plan.Plan, geometry: _plan.Geometry) -> _plan.Plan:
-        fitted = fit(kind, plan, geometry)
-        return replace(fitted, mode="two_launch") if fitted.mode == "queue" else fitted
+    def fit_what_works(kind: str, plan: _plan.Plan, geometry: _plan.Geometry) -> _plan.Plan:
+        fitted = replace(fit(kind, plan, geometry), flatten=False)
+        return replace(fitted, mode="two_launch") if two_launches and fitted.mode == "queue" else fitted
 
-    _plan.fit = fit_without_queue
+    _plan.fit = fit_what_works
 
 
 def share(items: list, shard: int, shards: int) -> Iterator:
@@ -176,18 +177,26 @@ def paper_case(tokens: int = 300, **changes):
 
 
 def smoke(log: Log, shard: int, shards: int) -> None:
-    """Each form of the forward once: the first that could hang, alone in its process."""
+    """Each form of the forward once, alone in its process: some could hang."""
     from fastmoe_lora.backends import _plan
 
-    def of_mode(mode: str) -> dict:
-        plan = _plan.Plan("queue", 64, 128, 64, 4, 3, group=2, per_sm=2)
+    plan = _plan.Plan("queue", 64, 128, 64, 4, 3, group=2, per_sm=2)
+    forms = {
+        "queue": plan,
+        "flattened": _plan.Plan("queue", 128, 256, 64, 8, 3, group=2, merge=True, tma=True, flatten=True),
+        "two_launch": replace(plan, mode="two_launch"),
+        "recompute": replace(plan, mode="recompute"),
+    }
+
+    def of_form(form: _plan.Plan) -> dict:
+        others = replace(form, mode="two_launch") if form.mode == "recompute" else form
         _plan.choose = lambda kind, device, geometry, tokens: _plan.fit(
-            kind, replace(plan, mode=mode if kind == "forward" or mode != "recompute" else "two_launch"), geometry
+            kind, form if kind == "forward" else others, geometry
         )
         return compare(paper_case(1000), DTYPE)
 
-    for mode in share(list(_plan.MODES), shard, shards):
-        log.item(mode, lambda mode=mode: of_mode(mode))
+    for name in share(list(forms), shard, shards):
+        log.item(name, lambda name=name: of_form(forms[name]))
 
 
 def correctness(log: Log, shard: int, shards: int) -> None:

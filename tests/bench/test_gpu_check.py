@@ -65,17 +65,21 @@ def test_parts_in_the_interpreter(tmp_path):
         assert rest == shipped["small"][kind]
 
 
-def test_where_one_launch_does_not_work_everything_goes_on_in_two(tmp_path, monkeypatch):
+def test_where_a_form_fails_everything_goes_on_without_it(tmp_path, monkeypatch):
     monkeypatch.setattr(_plan, "fit", _plan.fit)
     monkeypatch.syspath_prepend(str(ROOT))
-    plan = _plan.Plan("queue", 64, 64, 64, 4, 3)
+    plan = _plan.Plan("queue", 64, 64, 64, 4, 3, flatten=True)
     geometry = _plan.Geometry(64, 64, 1, 2, 8, 16, routed=True)
-    Log(tmp_path, "smoke", 1).item("queue", dict)
-    gpu_items.prepare(tmp_path)
-    assert _plan.fit("forward", plan, geometry).mode == "queue"
-    Log(tmp_path, "smoke", 2).item("queue", lambda: {"ok": False})
-    gpu_items.prepare(tmp_path)
-    assert _plan.fit("forward", plan, geometry).mode == "two_launch"
+
+    def form_after(item: str, ok: bool) -> tuple[str, bool]:
+        Log(tmp_path, "smoke", 1).item(item, lambda: {"ok": ok})
+        gpu_items.prepare(tmp_path)
+        fitted = _plan.fit("forward", plan, geometry)
+        return fitted.mode, fitted.flatten
+
+    assert form_after("recompute", ok=False) == ("queue", True)
+    assert form_after("flattened", ok=False) == ("queue", False)
+    assert form_after("queue", ok=False) == ("two_launch", False)
 
 
 def test_the_rule_of_right():
