@@ -1,8 +1,8 @@
 """The adapters laid out for the matrix units: padded, in the compute dtype. A first task of the launches that need it.
 
 B, the columns of one output row side by side: where it cannot be read in 16-byte pieces as it is, which is after
-compaction, with float32 masters, with small or odd R. A, with the router's rows: float32 masters, which would be
-converted once for every row block otherwise, on the way from one shared memory to another.
+compaction, with float32 masters, with small or odd R. A, with the router's rows: float32 masters, which would otherwise
+be converted for every row block, between two visits to shared memory.
 """
 
 import triton
@@ -37,8 +37,7 @@ def pack_adapters(
 @triton.jit
 def pack_a(lora_a, router, columns, packed, task, K: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
            T: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr):
-    """Task `task` of S * T / BP * ceil(K / BK). lora_a (S, E, R, K), router (S*E, K) -> packed (S, T, K), padded by 0.
-    """
+    """Task `task` of S * T/BP * ceil(K/BK). lora_a (S, E, R, K), router (S*E, K) -> packed (S, T, K), padded by 0."""
     per_split: tl.constexpr = T // BP * ((K + BK - 1) // BK)
     split = task // per_split
     cols = task % (T // BP) * BP + tl.arange(0, BP)
