@@ -58,11 +58,11 @@ def softmax_gates(logits, top_k, E: tl.constexpr, TOP_K: tl.constexpr):
     e = tl.arange(0, logits.shape[1])
     masked = tl.where((e < E)[None, :], logits, float("-inf"))
     if TOP_K:
-        better = tl.zeros(logits.shape, tl.int32)
+        better = tl.zeros(logits.shape, tl.float32)  # of integers LLVM makes a popcount that goes through local memory
         for rival in tl.range(0, E, num_stages=1):
             tl.debug_barrier()
             other = tl.max(tl.where((e == rival)[None, :], masked, float("-inf")), 1)[:, None]
-            better += ((other > masked) | ((other == masked) & (e > rival)[None, :])).to(tl.int32)
+            better += tl.where((other > masked) | ((other == masked) & (e > rival)[None, :]), 1.0, 0.0)
         masked = tl.where(better < top_k, masked, float("-inf"))
     weight = tl.exp(masked - tl.max(masked, 1)[:, None])
     return weight / tl.sum(weight, 1)[:, None]
