@@ -39,11 +39,12 @@ bench-cpu: setup
 aot: setup
 	$(BIN)/python bench/aot.py
 
-# The same under the oldest Triton that is supported, in an environment with nothing else in it.
+# The same under the oldest Triton that is supported, in an environment of its own, and what it compiles in the emulator.
 aot-oldest:
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet triton==3.6.0
+	.venv-oldest/bin/pip install --quiet triton==3.6.0 torch==2.13.0 numpy safetensors pytest pytest-timeout
 	.venv-oldest/bin/python bench/aot.py
+	.venv-oldest/bin/python -m pytest tests/kernels/triton/test_compiled.py tests/kernels/triton/test_emulator.py
 
 # On a machine with a GPU and torch: correctness, launches, plan search, timings; at most eight minutes.
 gpu-check:

@@ -1,0 +1,83 @@
+"""What the compiler makes of the kernels, with the plans that ship, in the emulator: bfloat16, TMA, wgmma, queue."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from support.emulator import Emulated
+from support.operator import Case, assert_right
+
+from fastmoe_lora.backends import _plan, triton
+
+pytest.importorskip("triton")
+
+QKV = Case(tokens=150, in_features=128, out_features=768, experts=6)
+PROJ = replace(QKV, splits=1, experts=2, out_features=256)
+LAUNCHERS = (
+    triton._forward_launchers, triton._grad_input_launchers, triton._grad_weight_launcher, triton._reduce_launcher,
+)  # fmt: skip
+KERNELS = ["forward", "grad_input", "grad_weight", "reduce"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A problem, as `plan_for` tokens would be done on `device`: small problems would get small tiles otherwise."""
+
+    case: Case
+    device: str = "sm_90"
+    plan_for: int = 4096
+    dtype: torch.dtype = torch.bfloat16
+    masters: bool = False
+
+    def __str__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.") + "-masters" * self.masters
+        return f"{self.device}-like-M{self.plan_for}-{kind}-{self.case}"
+
+
+RUNS = (
+    Run(QKV),
+    Run(QKV, masters=True),
+    Run(replace(QKV, compacted=True)),
+    Run(replace(QKV, dropout=0.2)),
+    Run(replace(QKV, routed=False, ready_diagonal=True), dtype=torch.float16),
+    Run(replace(QKV, top_k=2)),
+    Run(PROJ),
+    Run(replace(PROJ, max_rank=64)),  # more columns than a block
+    Run(replace(QKV, splits=1, out_features=100, in_features=72)),  # TMA past every edge
+    Run(replace(QKV, in_features=50, out_features=75, max_rank=5, dropout=0.2)),  # no TMA
+    Run(QKV, plan_for=1000),
+    Run(replace(QKV, compacted=True, top_k=2), plan_for=1000),
+    Run(QKV, plan_for=200),
+    Run(replace(QKV, tokens=1), plan_for=1),
+    Run(replace(PROJ, tokens=40, in_features=40, out_features=48), dtype=torch.float32),
+    Run(QKV, device="sm_80"),
+    Run(replace(QKV, dropout=0.2, compacted=True), device="sm_80", dtype=torch.float16),
+    Run(PROJ, device="sm_86", plan_for=200),
+)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """emulated(device, plan_for): a GPU to enter, with three multiprocessors and the plans for that many tokens."""
+    choose = _plan.choose
+
+    def gpu(device: str, plan_for: int) -> Emulated:
+        for launchers in LAUNCHERS:  # they know compilations by torch's device, here always the CPU
+            launchers.cache_clear()
+        monkeypatch.setattr(triton, "available", lambda: True)
+        monkeypatch.setattr(triton, "check", lambda x: None)
+        monkeypatch.setattr(triton, "device_name", lambda _: device)
+        monkeypatch.setattr(triton, "multiprocessors", lambda _: 3)
+        monkeypatch.setattr(
+            _plan, "choose", lambda kind, device, geometry, tokens: choose(kind, device, geometry, plan_for)
+        )
+        return Emulated(int(device.removeprefix("sm_")))
+
+    return gpu
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_compiled_kernels_are_right(run, emulated):
+    with emulated(run.device, run.plan_for) as gpu:
+        assert_right(run.case, "triton", run.dtype, adapter_dtype=torch.float32 if run.masters else None)
+    assert [name.replace("recompute", "forward") for name in dict.fromkeys(gpu.launched)] == KERNELS
