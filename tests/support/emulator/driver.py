@@ -18,11 +18,12 @@ class Emulated:
     """A GPU of compute capability `capability` (90: sm_90) on which `resident` programs run side by side.
 
     `with` makes it Triton's device. `launched`: the kernels' names so far. Tensors in memory count as the device's only
-    while a launch has them as arguments.
+    while a launch has them as arguments. `last`: of each launch only so many programs run, those with the highest
+    numbers; the others are thought to be done.
     """
 
-    def __init__(self, capability: int = 90, resident: int = 3, seed: int = 0):
-        self.capability, self.resident, self.seed = capability, resident, seed
+    def __init__(self, capability: int = 90, resident: int = 3, seed: int = 0, last: int | None = None):
+        self.capability, self.resident, self.seed, self.last = capability, resident, seed, last
         self.launched: list[str] = []
 
     def __enter__(self):
@@ -50,7 +51,8 @@ class Emulated:
 
     def launch(self, programs: int, types, metadata, arguments) -> None:
         self.launched.append(metadata.name)
-        _launch(programs, types, metadata, arguments, self.resident, self.seed + len(self.launched))
+        launch = _launch(types, metadata, arguments, self.seed + len(self.launched))
+        launch.run(programs, self.resident, self.last or programs)
 
 
 def _launcher(source, metadata):
@@ -73,7 +75,7 @@ def compiled(hash: str, name: str):
     return kernel, decode(kernel)
 
 
-def _launch(programs: int, types, metadata, arguments, resident: int, seed: int) -> None:
+def _launch(types, metadata, arguments, seed: int) -> Launch:
     kernel, code = compiled(metadata.hash, metadata.name)
     places = list(kernel.parameters.values())
     parameters = bytearray(kernel.parameter_bytes)
@@ -107,4 +109,4 @@ def _launch(programs: int, types, metadata, arguments, resident: int, seed: int)
         put(bytes(8))
     memory = DeviceMemory()
     memory.hold(tensors)
-    Launch(kernel, code, metadata.shared, memory, bytes(parameters), maps, seed).run(programs, resident)
+    return Launch(kernel, code, metadata.shared, memory, bytes(parameters), maps, seed)

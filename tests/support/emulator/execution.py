@@ -140,7 +140,7 @@ class Program:
 
 
 class Launch:
-    """All programs of a launch; `resident` of them run side by side, and a next one begins when one ends."""
+    """The programs of a launch."""
 
     def __init__(self, kernel, code, shared_bytes: int, memory: DeviceMemory, parameters: bytes, maps: dict, seed: int):
         self.kernel, self.code, self.shared_bytes, self.memory = kernel, code, shared_bytes, memory
@@ -148,9 +148,10 @@ class Launch:
         self.programs = 0
         self.chance = random.Random(seed)
 
-    def run(self, programs: int, resident: int) -> None:
+    def run(self, programs: int, resident: int, last: int) -> None:
+        """The last ones of `programs`; `resident` of them side by side, and a next one begins when one ends."""
         self.programs = programs
-        waiting = list(range(programs))[::-1]
+        waiting = list(range(max(programs - last, 0), programs))[::-1]
         running = []
         in_vain, changes = 0, 0
         with np.errstate(all="ignore"):
