@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.emulated import emulated_backend
 from support.emulator import Emulated, Fault, driver
 from support.operator import Case
 
@@ -20,10 +21,7 @@ NAMES = ("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_wei
 @pytest.fixture
 def forward(monkeypatch):
     """forward(change): y with the large sm_90 plan, each instruction replaced by what change makes of it."""
-    monkeypatch.setattr(triton, "check", lambda x: None)
-    monkeypatch.setattr(triton, "multiprocessors", lambda _: 3)
-    _flags.flags(64, torch.device("cpu")).zero_()
-    triton._forward_launchers.cache_clear()
+    gpu = emulated_backend(monkeypatch)
 
     def run(change=lambda step: step) -> torch.Tensor:
         compiled = driver.compiled
@@ -36,10 +34,10 @@ def forward(monkeypatch):
         operands = [v.detach() if torch.is_tensor(v) else v for v in map(CASE.arguments(torch.bfloat16).get, NAMES)]
         weight, lora_a, diag, router = operands[1], operands[3], operands[5], operands[7]
         geometry = triton.geometry_of(weight, lora_a, diag, router, None, 0, 0.0, operands[0])
-        plan = _plan.choose("forward", "sm_90", geometry, 4096)
+        plan = _plan.choose("forward", "sm_90", geometry, CASE.tokens)
         assert plan.tma
         assert plan.flatten
-        with Emulated():
+        with gpu:
             return triton.run_forward(geometry, plan, *operands, 0, 1.0, 0.0, None)[0]
 
     yield run

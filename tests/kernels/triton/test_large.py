@@ -7,7 +7,7 @@ touches takes none.
 import numpy as np
 import pytest
 import torch
-from support.emulator import Emulated
+from support.emulated import emulated_backend
 
 from fastmoe_lora.backends import _flags, _plan, reference, triton
 
@@ -22,11 +22,9 @@ DEVICE = torch.device("cpu")
 
 @pytest.fixture
 def large(monkeypatch):
-    """(x, grad_y, adapters by name); all rows but the last block's are 0."""
+    """(x, grad_y); all rows but the last block's are 0."""
     assert TOKENS * SIZE > 2**31
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
-    monkeypatch.setattr(triton, "check", lambda x: None)
-    monkeypatch.setattr(triton, "multiprocessors", lambda _: 10**6)  # a program for each task
     x, grad_y = (torch.from_numpy(np.zeros((TOKENS, SIZE), np.uint16)).view(torch.bfloat16) for _ in range(2))
     x[-ROWS:], grad_y[-ROWS:] = torch.randn(2, ROWS, SIZE)
     yield x, grad_y
@@ -42,8 +40,9 @@ def near(got: torch.Tensor, exact: torch.Tensor) -> bool:
     return (got.double() - exact).norm() < 0.01 * exact.norm()  # bfloat16; a wrong row would be off by about 1
 
 
-def test_rows_beyond_two_to_the_31_elements(large):
+def test_rows_beyond_two_to_the_31_elements(large, monkeypatch):
     x, grad_y = large
+    gpu = emulated_backend(monkeypatch, multiprocessors=10**6, last=2)  # a program for each task
     scale = SIZE**-0.5
     values = torch.randn(SIZE, SIZE) * scale, torch.randn(1, 2, 8, SIZE) * scale, torch.randn(1, 2, SIZE, 8)
     weight, lora_a, lora_b = (value.bfloat16() for value in values)
@@ -58,14 +57,14 @@ def test_rows_beyond_two_to_the_31_elements(large):
     exact_y = reference.linear(*exact, None, None, 0, 1.0, 0.0, None)
     (exact_dx,) = torch.autograd.grad(exact_y, exact[:1], grad_y[-ROWS:].double())
 
-    with Emulated(last=2):
+    with gpu:
         only_last_row_block(forward)
         y, low_rank, _ = triton.run_forward(
             geometry, forward, x, weight, None, lora_a, lora_b, diag, gates, None, None, 0, 1.0, 0.0, None
         )
     assert near(y[-ROWS:, -forward.bn :], exact_y.detach()[:, -forward.bn :])
 
-    with Emulated(last=2):
+    with gpu:
         only_last_row_block(grad_input)
         operands = grad_y, x, weight, lora_a, lora_b, diag, gates, None, None, low_rank, 1.0, 0.0, None
         dx = triton.run_backward(geometry, grad_input, grad_weight, *operands, [True] + [False] * 7)[0]
@@ -76,7 +75,7 @@ def test_rows_beyond_two_to_the_31_elements(large):
     ds[-ROWS:] = torch.randn(ROWS, geometry.padded)
     parts = -(-TOKENS // (4 * grad_weight.bk))
     partial = torch.from_numpy(np.zeros((parts, SIZE, geometry.padded), np.float32))
-    with Emulated(last=1):
+    with gpu:
         triton._grad_weight_launcher(geometry, grad_weight)(
             _plan.grad_weight_tiles(geometry, grad_weight, True, False) * parts, None, x, grad_y, None, ds, ds, partial,
             None, TOKENS, parts, 0, 1.0,

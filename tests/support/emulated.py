@@ -1,0 +1,29 @@
+"""The Triton backend on an emulated GPU."""
+
+import pytest
+
+from fastmoe_lora.backends import _plan, triton
+
+from .emulator import Emulated
+
+
+def emulated_backend(
+    patch: pytest.MonkeyPatch, device: str = "sm_90", plan_for: int = 4096, multiprocessors: int = 3, **options
+) -> Emulated:
+    """A GPU to enter: within it, and as long as `patch` lasts, backend "triton" takes CPU tensors to be on `device`.
+
+    Problems are done as `plan_for` tokens would be, whatever their own number: small ones would get small tiles.
+    options: of `Emulated`.
+    """
+    # Launchers know compilations by torch's device, which is always the CPU here.
+    for launchers in (
+        triton._forward_launchers, triton._grad_input_launchers, triton._grad_weight_launcher, triton._reduce_launcher,
+    ):  # fmt: skip
+        launchers.cache_clear()
+    choose = _plan.choose
+    patch.setattr(_plan, "choose", lambda kind, device, geometry, tokens: choose(kind, device, geometry, plan_for))
+    patch.setattr(triton, "available", lambda: True)
+    patch.setattr(triton, "check", lambda x: None)
+    patch.setattr(triton, "device_name", lambda _: device)
+    patch.setattr(triton, "multiprocessors", lambda _: multiprocessors)
+    return Emulated(int(device.removeprefix("sm_")), **options)
