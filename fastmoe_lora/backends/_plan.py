@@ -12,6 +12,7 @@ from typing import NamedTuple
 PLANS = Path(__file__).with_name("plans.json")
 MODES = ("queue", "two_launch", "recompute")
 KINDS = ("forward", "grad_input", "grad_weight")
+MERGED_SPLITS = 3  # `forward` has so many products in a merged producer, each written out
 
 
 class Geometry(NamedTuple):
@@ -85,7 +86,7 @@ class Plan:
     stages: int
     group: int = 8  # row blocks dealt out together
     per_sm: int = 1  # programs per multiprocessor
-    merge: bool = False  # one producer for all splits
+    merge: bool = False  # one producer for all splits, of which there are up to three
     tma: bool = False
     flatten: bool = False  # forward: the loads of the next tile are under way while one is finished
 
@@ -143,7 +144,7 @@ def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
     """The plan with what this geometry does not allow switched off."""
     in_one_block = not geometry.routed or geometry.padded == geometry.block
     changes = {
-        "merge": plan.merge and in_one_block and kind == "forward",
+        "merge": plan.merge and in_one_block and geometry.splits <= MERGED_SPLITS and kind == "forward",
         "tma": plan.tma and _tma(kind, plan, geometry),
     }
     if kind == "grad_input" and geometry.dropout:

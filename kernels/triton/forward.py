@@ -163,7 +163,8 @@ def forward(
     Workspace: t (M, S, T), then with PACK_A (S, T, K), then with PACK_B (S, N/S, T); flags (3 + ceil(M / BM)), all 0
     before and after.
     T: P, plus E with a router, rounded up to a multiple of BP. PRODUCE, CONSUME: which phases this launch does.
-    MERGE: a producer does all splits at once; with a router it needs T == BP. TMA: x, weight and y are descriptors.
+    MERGE: a producer does all splits at once, up to three; with a router it needs T == BP.
+    TMA: x, weight and y are descriptors.
     FLATTEN: consumers' loops over tiles and over K become one, whose loads run on from tile to tile.
     """
     NS: tl.constexpr = N // S

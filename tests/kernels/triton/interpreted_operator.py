@@ -55,6 +55,11 @@ def test_right_with_every_kind_of_plan(case, plan, dtype, use):
     assert_right(case, "triton", dtype)
 
 
+def test_a_plan_that_merges_is_right_with_more_splits_than_it_can(use):
+    use(PLANS["merged"])
+    assert_right(replace(ALIGNED, splits=4), "triton", torch.float32)
+
+
 @pytest.mark.parametrize("case", [ALIGNED, replace(ALIGNED, max_rank=5, dropout=0.2)], ids=str)
 def test_right_with_master_weights(case, use):
     use(PLANS["merged"])
