@@ -54,6 +54,7 @@ GEOMETRIES = {
     "qkv masters": QKV._replace(master=True),
     "qkv dropout": QKV._replace(master=True, dropout=True),
     "four splits": QKV._replace(n=3072, splits=4),
+    "qkv top-k": QKV._replace(top_k=True),
     "gates given": QKV._replace(routed=False, ranks=False),
     "rank 64": Geometry(1024, 1024, 1, 6, 64, 384, routed=True, top_k=True),
     "odd": Geometry(100, 75, 3, 5, 5, 25, routed=True, ranks=True, dropout=True),
