@@ -87,8 +87,10 @@ def _linear(
     backend,
     masters=False,
 ) -> Tensor:
-    _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, top_k)
-    _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, masters)
+    _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns, top_k)
+    _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, columns, masters)
+    if dropout > 0:
+        _check_seed(seed)
     if (gates is None) == (router_weight is None):
         got = "neither" if gates is None else "both"
         raise ValueError(f"gates, router_weight: got {got}, expected exactly one of them")
@@ -106,7 +108,7 @@ def _linear(
         diag.to(precision).contiguous(),
         gates,
         None if router_weight is None else router_weight.contiguous(),
-        columns,
+        None if columns is None else columns.contiguous(),
         top_k if top_k and top_k < experts else 0,
         float(scaling),
         float(dropout),
@@ -116,7 +118,7 @@ def _linear(
     return y.view(*leading, -1) if len(leading) != 1 else y
 
 
-def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, top_k) -> None:
+def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns, top_k) -> None:
     if weight.dim() != 2:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (out_features, in_features)")
     if lora_A.dim() != 4:
@@ -137,11 +139,13 @@ def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, top_k) -
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
+    if columns is not None and (columns.dim() != 2 or columns.shape[0] != splits):
+        raise ValueError(f"columns: got shape {tuple(columns.shape)}, expected ({splits}, active columns of a split)")
     if top_k is not None and not 1 <= top_k <= experts:
         raise ValueError(f"top_k: got {top_k}, expected 1 to {experts} (the number of experts)")
 
 
-def _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, masters) -> None:
+def _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, columns, masters) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x: got {x.dtype}, expected a floating-point dtype")
     for name, tensor in (("weight", weight), ("bias", bias)):
@@ -152,6 +156,15 @@ def _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, masters) -> No
     for name, tensor in (("lora_B", lora_B), ("router_weight", router_weight)):
         if tensor is not None and tensor.dtype != lora_A.dtype:
             raise TypeError(f"{name}: got {tensor.dtype}, expected lora_A's {lora_A.dtype}")
+    if columns is not None and columns.dtype != torch.int32:
+        raise TypeError(f"columns: got {columns.dtype}, expected torch.int32")
+
+
+def _check_seed(seed: Tensor | None) -> None:
+    if seed is None:
+        raise ValueError("seed: got None, expected a 0-d int64 tensor since dropout > 0")
+    if seed.dtype != torch.int64:
+        raise TypeError(f"seed: got {seed.dtype}, expected torch.int64")
 
 
 def _gates_per_token(gates: Tensor, x: Tensor, splits: int, experts: int) -> Tensor:

@@ -135,6 +135,10 @@ def bad(**changes):
         (bad(router_weight=None, gates=torch.rand(5, 3, 3)), r"gates: got shape \(5, 3, 3\)"),
         (bad(top_k=4), "top_k: got 4, expected 1 to 3"),
         (bad(lora_A=torch.randn(3, 8, 24)), r"lora_A: got shape \(3, 8, 24\)"),
+        (bad(columns=torch.zeros(2, 8, dtype=torch.int32)), r"columns: got shape \(2, 8\), expected \(3, "),
+        (bad(columns=torch.zeros(3, 8, dtype=torch.int64)), "columns: got torch.int64, expected torch.int32"),
+        (bad(dropout=0.5), "seed: got None"),
+        (bad(dropout=0.5, seed=torch.tensor(1, dtype=torch.int32)), "seed: got torch.int32, expected torch.int64"),
     ],
 )
 def test_bad_input_is_named(call, message):

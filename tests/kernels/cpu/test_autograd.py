@@ -114,6 +114,28 @@ def test_the_unusual_is_left_to_python(change):
     assert compiled(frozen(CASE) | change) is None
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": torch.zeros(3, 8, dtype=torch.int64)}, "columns: got torch.int64"),
+        ({"columns": torch.zeros(2, 8, dtype=torch.int32)}, r"columns: got shape \(2, 8\)"),
+        ({"dropout": 0.5}, "seed: got None"),
+        ({"dropout": 0.5, "seed": torch.tensor(1.0)}, "seed: got torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["cpu", "packed", "reference"])
+def test_what_the_kernels_would_misread_is_refused(change, message, backend):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ramoe_linear(**frozen(CASE) | change, backend=backend)
+
+
+def test_columns_may_have_any_strides():
+    arguments = frozen(Case(tokens=6, experts=6, compacted=True))
+    across = arguments["columns"].T.contiguous().T
+    assert not across.is_contiguous()
+    assert torch.equal(ramoe_linear(**arguments | {"columns": across}, backend="cpu"), ramoe_linear(**arguments))
+
+
 @pytest.mark.parametrize("backend", ["cpu", "packed"])
 @pytest.mark.parametrize("trained", DIFFERENTIABLE[:2])
 def test_second_derivatives_are_refused(backend, trained):
