@@ -36,13 +36,12 @@ def geometry_of(
     columns: Tensor | None,
     top_k: int,
     dropout: float,
-    *others: Tensor | None,
+    *streamed: Tensor,
 ) -> Geometry:
-    """others: what else the kernels get that was not allocated for them."""
+    """streamed: what a descriptor may be made of, besides the weight."""
     address = weight.data_ptr()
-    for tensor in (lora_A, diag, router_weight, columns, *others):
-        if tensor is not None:
-            address |= tensor.data_ptr()
+    for tensor in streamed:
+        address |= tensor.data_ptr()
     n, k = weight.shape
     splits, experts, max_rank, _ = lora_A.shape
     return Geometry(
@@ -61,6 +60,19 @@ def geometry_of(
         lora_A.dtype != weight.dtype,
         address % 16 == 0,
     )
+
+
+def types_of(geometry: Geometry, x: Tensor, *others: Tensor | None) -> tuple | None:
+    """What decides, besides the geometry, on the types of a launch's arguments, for `Launcher`.
+
+    others: all it gets but what is streamed and what was allocated for it. None where one of its arguments is not
+    aligned to 16 bytes, which for Triton is part of the type.
+    """
+    address = 0
+    for tensor in others:
+        if tensor is not None:
+            address |= tensor.data_ptr()
+    return (x.device, x.dtype) if geometry.aligned and address % 16 == 0 else None
 
 
 def check(x: Tensor) -> None:
@@ -93,7 +105,7 @@ def described(tensor: Tensor, rows: int, columns: int, tma: bool):
 
 
 class Launcher:
-    """A kernel with its constants. It is called as one program list long: ``launcher(programs, types, *arguments)``.
+    """A kernel with its constants: ``launcher(programs, types, *arguments)`` launches that many programs of it.
 
     Triton looks at every argument of every launch to find the right compilation, which takes longer than all the rest.
     That is skipped from the second call on with the same types and the same arguments missing.
@@ -106,7 +118,7 @@ class Launcher:
         self.compiled: dict[tuple, object] = {}
 
     def __call__(self, programs: int, types: tuple | None, *arguments) -> None:
-        """types: what decides on the types of all arguments, or None where one of them is not aligned to 16 bytes."""
+        """types: of `types_of`."""
         key = types, *[argument is None for argument in arguments]
         compiled = self.compiled.get(key)
         if compiled is not None:

@@ -31,7 +31,7 @@ class Geometry(NamedTuple):
     compact: bool = False
     bits: int = 16  # of the compute dtype
     master: bool = False  # adapters in float32 beside a 16-bit compute dtype
-    aligned: bool = True  # every tensor begins at a multiple of 16 bytes
+    aligned: bool = True  # x, the weight and the gradient of y begin at multiples of 16 bytes
 
     @property
     def split_n(self) -> int:

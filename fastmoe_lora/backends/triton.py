@@ -18,6 +18,7 @@ from ._launch import (
     multiprocessors,
     on_device,
     threshold_bits,
+    types_of,
 )
 
 if find_spec("triton") is not None:
@@ -50,7 +51,7 @@ def forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)), in one launch."""
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x, bias, lora_B, gates, seed)
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x)
     plan = _plan.choose("forward", device_name(x.device), geometry, x.shape[0])
     operands = bias, lora_A, lora_B, diag, gates, router_weight, columns
     with on_device(x):
@@ -86,8 +87,8 @@ def run_forward(
     if tokens == 0:
         return returned
     launchers = _forward_launchers(geometry, plan)
-    types = (x.device, x.dtype, lora_A.dtype) if geometry.aligned else None
     operands = bias, lora_A, lora_B, diag, gates, router_weight, columns, seed
+    types = types_of(geometry, x, *operands)
     scalars = tokens, top_k, float(scaling), threshold_bits(dropout), 1 / (1 - dropout)
     if plan.mode == "recompute":
         launchers[0](_plan.tiles(geometry, plan, tokens), types, x, weight, *operands, y, low_rank, *scalars)
@@ -131,8 +132,7 @@ def backward(
 
     Two launches (three with dropout) and a reduction for all but dweight and dbias, which are plain matrix products.
     """
-    others = x, grad_y, lora_B, gates, low_rank, seed
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, *others)
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, x, grad_y)
     device, tokens = device_name(x.device), x.shape[0]
     plans = tuple(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
     operands = grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank
@@ -184,7 +184,7 @@ def run_backward(
     tiles = _plan.grad_weight_tiles(geometry, weight_plan, with_a, with_b)
     parts = _plan.token_parts(weight_plan, tiles, tokens, multiprocessors(x.device)) if tiles else 0
     work = _backward_workspace(geometry, input_plan, x, tokens, parts * with_a, parts * with_b)
-    types = (x.device, x.dtype, lora_A.dtype) if geometry.aligned else None
+    types = types_of(geometry, x, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, seed)
     scaling, scalars = float(scaling), (threshold_bits(dropout), 1 / (1 - dropout))
 
     plan = input_plan
