@@ -126,7 +126,8 @@ class Launcher:
             return
         compiled = self.kernel[(programs,)](*arguments, **self.named)
         if types is not None:
-            self.compiled[key] = compiled  # None in the interpreter
+            # Under triton.AsyncCompileMode a promise of a compilation; in the interpreter None.
+            self.compiled[key] = compiled.result() if hasattr(compiled, "result") else compiled
 
 
 def threshold_bits(p: float) -> int:

@@ -1,6 +1,7 @@
 """What is launched, seen by a driver that has no device: real compilations for sm_90 that are never run."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from support.operator import Case
 
 from fastmoe_lora.backends import _plan, triton
 
-pytest.importorskip("triton")
+AsyncCompileMode = pytest.importorskip("triton").AsyncCompileMode
 
 CASE = Case(tokens=600, in_features=768, out_features=2304, experts=6)
 ARGUMENTS = ("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_weight", "columns")
@@ -122,3 +123,13 @@ def test_a_small_tensor_that_is_not_aligned_costs_the_short_way_alone(launches):
 def _forward_launchers(case):
     geometry = _plan.Geometry(256, 256, 1, 2, 8, 16, routed=True, ranks=True)
     return triton._forward_launchers(geometry, _plan.choose("forward", "sm_90", geometry, case.tokens))
+
+
+def test_what_was_first_launched_while_it_was_compiled_elsewhere_is_launched_again(launches):
+    case = Case(tokens=100, in_features=512, out_features=256, splits=1, experts=2)
+    with ThreadPoolExecutor(1) as executor, AsyncCompileMode(executor):
+        both_passes(case)
+    first = launches.copy()
+    launches.clear()
+    both_passes(case)
+    assert launches == first
