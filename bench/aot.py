@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 KB = 1024
@@ -161,14 +162,17 @@ def compile_case(case: Case) -> dict[str, object]:
     names = kernel.arg_names
     full = {name: types.get(name, "constexpr") if name not in constants else "constexpr" for name in names}
     values = {name: constants.get(name) for name in names if full[name] == "constexpr"}
-    # What the launcher finds at run time: allocations of torch are aligned to 16 bytes and more.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if full[name].startswith("*")}
     amd = case.target.startswith("gfx")
     target = GPUTarget("hip", case.target, 64) if amd else GPUTarget("cuda", int(case.target.removeprefix("sm_")), 32)
+    triton.runtime.driver.set_active(SimpleNamespace(get_current_target=lambda: target))  # the kernels ask for it
+    # What the launcher finds at run time: allocations of torch are aligned to 16 bytes and more; and, where AMD's
+    # compiler asks, hardly one is larger than 2 GB.
+    found = [["tt.divisibility", 16]] + [["tt.pointer_range", 32]] * amd
+    attributes = {(i,): found for i, name in enumerate(names) if full[name].startswith("*")}
     started = time.perf_counter()
     row = {"target": case.target, "kernel": case.kernel, "geometry": case.geometry_name, "plan": case.label}
     try:
-        compiled = triton.compile(ASTSource(kernel, full, values, aligned), target=target, options=options)
+        compiled = triton.compile(ASTSource(kernel, full, values, attributes), target=target, options=options)
     except Exception as error:
         return row | {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     row |= {"threads": 32 * options["num_warps"], "per_sm": case.plan.per_sm if case.plan else 1}

@@ -10,6 +10,7 @@ from torch import Tensor
 from ._plan import Geometry
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HIP = torch.version.hip is not None
 
 
 @cache
@@ -119,6 +120,8 @@ class Launcher:
 
     def __call__(self, programs: int, types: tuple | None, *arguments) -> None:
         """types: of `types_of`."""
+        if HIP and any(_is_large(argument) for argument in arguments):
+            types = None
         key = types, *[argument is None for argument in arguments]
         compiled = self.compiled.get(key)
         if compiled is not None:
@@ -128,6 +131,11 @@ class Launcher:
         if types is not None:
             # Under triton.AsyncCompileMode a promise of a compilation; in the interpreter None.
             self.compiled[key] = compiled.result() if hasattr(compiled, "result") else compiled
+
+
+def _is_large(argument) -> bool:
+    """Whether it is a tensor for whose addresses Triton does not let AMD's compiler calculate in 32 bits."""
+    return isinstance(argument, Tensor) and argument.untyped_storage().nbytes() >= 2**31
 
 
 def threshold_bits(p: float) -> int:

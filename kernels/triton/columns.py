@@ -50,9 +50,27 @@ def adapter_rows(
     rows = lora_a + (split * (E * R) + tl.where(there, index, 0)) * K
     if router is not None:
         routed = (cols >= P) & (cols < P + E)
-        rows = tl.where(routed, router + (split * E + tl.where(routed, cols - P, 0)) * K, rows)
+        router_rows = router + (split * E + tl.where(routed, cols - P, 0)) * K
+        rows = _choose(routed, router_rows, rows, K)
         there = there | routed
     return rows, there
+
+
+@triton.jit
+def _choose(condition, rows, others, K: tl.constexpr):
+    """tl.where for pointers to rows of length K of two tensors.
+
+    AMD's compiler takes the pointers into a tensor of up to 2 GB for one base and offsets of 32 bits, and fails where
+    bases differ. So there addresses are chosen, and that rows begin at multiples of 16 bytes is said anew: else they
+    would be loaded in the smallest pieces. For tensors that do not it is wrong, but AMD loads 16 bytes from anywhere.
+    """
+    if tl.target_info.is_hip():
+        chosen = tl.where(condition, rows.to(tl.int64), others.to(tl.int64)).to(rows.dtype)
+        if K * rows.dtype.element_ty.primitive_bitwidth % 128 == 0:
+            chosen = tl.multiple_of(chosen, 16)
+        return chosen
+    else:
+        return tl.where(condition, rows, others)
 
 
 @triton.jit

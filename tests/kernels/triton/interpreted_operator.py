@@ -66,6 +66,15 @@ def test_right_with_master_weights(case, use):
     assert_right(case, "triton", torch.float16, adapter_dtype=torch.float32)
 
 
+@pytest.mark.parametrize("plan", [PLANS["merged"], PLANS["recompute"]], ids=["merged", "recompute"])
+def test_right_with_the_pointers_that_amd_needs(plan, use, monkeypatch):
+    from triton.language import target_info
+
+    monkeypatch.setattr(target_info, "is_hip", lambda: True)
+    use(plan)
+    assert_right(ALIGNED, "triton", torch.float32)
+
+
 def test_each_gradient_alone_is_the_same_bits(use):
     use(QUEUE)
     case = replace(ALIGNED, tokens=20, splits=1, experts=3)

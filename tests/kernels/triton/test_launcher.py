@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.operator import Case
 
-from fastmoe_lora.backends import _plan, triton
+from fastmoe_lora.backends import _launch, _plan, triton
 
 AsyncCompileMode = pytest.importorskip("triton").AsyncCompileMode
 
@@ -68,11 +68,11 @@ def _kind(argument):
     return type(argument).__name__, tensor.dtype, tensor.shape, tensor.stride()
 
 
-def both_passes(case: Case, dtype=torch.bfloat16, adapter_dtype=None, unaligned=False) -> None:
+def both_passes(case: Case, dtype=torch.bfloat16, adapter_dtype=None, bias=None) -> None:
     arguments = case.arguments(dtype, adapter_dtype)
     detached = {name: v.detach() if torch.is_tensor(v) else v for name, v in arguments.items()}
-    if unaligned:
-        detached["bias"] = torch.zeros(case.out_features + 1, dtype=dtype)[1:]
+    if bias is not None:
+        detached["bias"] = bias
     operands = [detached.get(name) for name in ARGUMENTS]
     y, low_rank, gates = triton.forward(*operands, 0, 1, case.dropout, detached["seed"])
     x, weight, _, lora_a, lora_b, diag, _, router, columns = operands
@@ -113,15 +113,25 @@ def test_a_small_tensor_that_is_not_aligned_costs_the_short_way_alone(launches):
     (launcher,) = _forward_launchers(case)
     known, (aligned, *_) = launcher.compiled.copy(), launches
     launches.clear()
-    both_passes(case, unaligned=True)
+    both_passes(case, bias=torch.zeros(257, dtype=torch.bfloat16)[1:])
     unaligned = launches[0]
     assert unaligned[0] != aligned[0]
     assert unaligned[2][0][0] == aligned[2][0][0] == "TensorDescriptor"
     assert launcher.compiled == known
 
 
+def test_on_amd_a_tensor_of_more_than_2_gb_is_left_to_triton(launches, monkeypatch):
+    monkeypatch.setattr(_launch, "HIP", True)
+    case = Case(tokens=100, in_features=320, out_features=256, splits=1, experts=2)
+    both_passes(case, bias=torch.empty(2**30, dtype=torch.bfloat16)[:256])
+    (launcher,) = _forward_launchers(case)
+    assert not launcher.compiled
+    both_passes(case)
+    assert launcher.compiled
+
+
 def _forward_launchers(case):
-    geometry = _plan.Geometry(256, 256, 1, 2, 8, 16, routed=True, ranks=True)
+    geometry = _plan.Geometry(case.in_features, 256, 1, 2, 8, 16, routed=True, ranks=True)
     return triton._forward_launchers(geometry, _plan.choose("forward", "sm_90", geometry, case.tokens))
 
 
