@@ -2,9 +2,9 @@
 
     python bench/aot.py [--arch sm_90 ...] [--quick] [--jobs 2] [--json FILE]
 
-Prints registers, spilled bytes, shared memory and matrix instructions of each, and fails where a plan spills, exceeds
-the target's shared memory or, on sm_90, has a product that does not use wgmma. Needs triton alone: the kernels and the
-plan table are loaded by path.
+Prints registers, spilled bytes, shared memory and matrix instructions of each, and fails where a plan spills, asks for
+more programs per multiprocessor than its shared memory and registers have room for, or, on sm_90, has a product that
+does not use wgmma. Needs triton alone: the kernels and the plan table are loaded by path.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parents[1]
 KB = 1024
 # Target, section of the plan table, shared memory of a multiprocessor's programs, as the vendors' programming guides
-# give them. On NVIDIA each program but the first takes another KB, and they share 65,536 registers.
+# give them. On NVIDIA each program but the first takes another KB, and they share 65,536 registers; on AMD a program's
+# waves of 64 threads share four processors, each with 512 registers for every thread of a wave.
 TARGETS = {
     "sm_80": ("sm_80", 163 * KB),
     "sm_86": ("small", 99 * KB),
@@ -175,7 +176,7 @@ def compile_case(case: Case) -> dict[str, object]:
         compiled = triton.compile(ASTSource(kernel, full, values, attributes), target=target, options=options)
     except Exception as error:
         return row | {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
-    row |= {"threads": 32 * options["num_warps"], "per_sm": case.plan.per_sm if case.plan else 1}
+    row |= {"threads": target.warp_size * options["num_warps"], "per_sm": case.plan.per_sm if case.plan else 1}
     row |= _amd_usage(compiled.asm["amdgcn"]) if amd else _nvidia_usage(compiled)
     return row | {"shared": compiled.metadata.shared, "seconds": round(time.perf_counter() - started, 1)}
 
@@ -220,9 +221,12 @@ def fault(row: dict[str, object]) -> str | None:
     shared = programs * row["shared"] + (programs - 1) * KB * nvidia
     if shared > limit:
         return f"shared memory of {programs} programs {shared} > {limit}"
-    registers = programs * row["threads"] * -(-row["registers"] // 8) * 8
-    if nvidia and registers > 65536:
-        return f"registers of {programs} programs {registers} > 65536"
+    registers = -(-row["registers"] // 8) * 8  # of a thread
+    if nvidia and programs * row["threads"] * registers > 65536:
+        return f"registers of {programs} programs {programs * row['threads'] * registers} > 65536"
+    waves = programs * row["threads"] // 64
+    if not nvidia and waves > 4 * (512 // registers):
+        return f"waves of {programs} programs {waves} > {4 * (512 // registers)}"
     has_product = row["kernel"] != "reduce"
     if row["target"] == "sm_90" and has_product and GEOMETRIES[row["geometry"]].bits == 16 and not row["wgmma"]:
         return "no wgmma"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import aot
 from fastmoe_lora.backends import _plan
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +36,16 @@ def test_matrix_units_of_hopper_are_used_in_every_product(rows):
     products = [row for row in rows if row["target"] == "sm_90" and row["kernel"] != "reduce"]
     assert products
     assert all(row["wgmma"] > 0 for row in products)
+
+
+@pytest.mark.parametrize(
+    ("target", "threads", "registers", "programs"),
+    [("sm_90", 256, 128, 2), ("sm_90", 128, 250, 2), ("gfx942", 256, 248, 2), ("gfx942", 512, 256, 1)],
+)
+def test_programs_have_to_fit_by_their_registers(target, threads, registers, programs):
+    row = {"target": target, "kernel": "reduce", "spills": 0, "shared": 0, "threads": threads, "registers": registers}
+    assert aot.fault(row | {"per_sm": programs}) is None
+    assert f"of {programs + 1} programs" in aot.fault(row | {"per_sm": programs + 1})
 
 
 @pytest.mark.parametrize("device", ["sm_80", "sm_86", "sm_90", "sm_100", "gfx942", "gfx90a", "interpreter"])
