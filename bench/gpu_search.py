@@ -239,7 +239,8 @@ def write_table(log: Log) -> None:
         if not row["ok"]:
             continue
         geometry, tokens = geometry_of_problem(row["problem"]), row["tokens"]
-        key = {"bits": 16, "n": geometry.n, "k": geometry.k, "width": geometry.block, "grouped": geometry.grouped}
+        names = ("bits", "n", "k", "grouped", "dropout")
+        key = {name: getattr(geometry, name) for name in names} | {"width": geometry.block}
         limit = {"m": tokens * 2} if tokens < max(TOKENS) else {}
         rows[row["kind"]].append((tokens, key | limit | row["plan"]))
     for kind, found in rows.items():

@@ -62,6 +62,7 @@ def test_parts_in_the_interpreter(tmp_path):
     for kind in _plan.KINDS:
         small, large, *rest = found["small"][kind]
         assert (small["m"], large.get("m")) == (48, None)
+        assert small["dropout"] is large["dropout"] is False
         assert rest == shipped["small"][kind]
 
 
