@@ -29,13 +29,14 @@ def plans(kind: str) -> list:
         shapes = [(128, 64, 4, 3), (128, 64, 4, 4), (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 8, 3), (64, 64, 4, 4)]
         return [Plan("queue", 64, bn, bk, w, s, per_sm=p) for (bn, bk, w, s), p in product(shapes, (1, 2, 4))]
     # (bm, bn, bk, warps, stages, programs per SM)
-    plain = [(128, 256, 64, 8, 3, 1), (128, 256, 64, 8, 4, 1), (128, 128, 64, 4, 3, 2), (128, 128, 64, 8, 4, 1)]
-    plain += [(64, 256, 64, 8, 3, 1), (64, 128, 64, 4, 4, 2), (64, 64, 64, 4, 4, 2)]
+    plain = [(128, 256, 64, 8, 3, 1), (128, 256, 64, 8, 4, 1)]
     flat = [(128, 256, 64, 8, 3, 1), (128, 128, 64, 8, 4, 1), (128, 128, 64, 4, 2, 2), (64, 256, 64, 8, 3, 1)]
     flat += [(64, 128, 64, 4, 3, 2), (64, 64, 64, 4, 3, 3)]
     if kind == "forward":
-        shapes = [(*shape, True) for shape in flat] + [(*shape, False) for shape in plain[:3]]
+        plain += [(128, 128, 64, 4, 3, 2)]
+        shapes = [(*shape, True) for shape in flat] + [(*shape, False) for shape in plain]
     else:
+        plain += [(128, 128, 64, 8, 4, 1), (64, 256, 64, 8, 3, 1), (64, 128, 64, 4, 4, 2), (64, 64, 64, 4, 4, 2)]
         shapes = [(*shape, False) for shape in plain]
     found = []
     for shape, tma in product(shapes, (True, False)):
@@ -44,7 +45,7 @@ def plans(kind: str) -> list:
             options = {"group": group, "per_sm": per_sm, "tma": tma, "flatten": flatten}
             plan = Plan("queue", bm, bn, bk, warps, stages, **options)
             found.append(plan)
-            if kind == "forward" and warps == 8:
+            if kind == "forward" and warps == 8 and (tma or stages == 3):
                 found.append(replace(plan, merge=True))
     found.append(Plan("two_launch", 128, 256, 64, 8, 3, group=16, tma=True, merge=kind == "forward"))
     if kind == "forward":

@@ -12,7 +12,7 @@ import torch
 from bench import gpu_items
 from bench.gpu_check import Part, run_part, table
 from bench.gpu_items import Log, errors, rows_of
-from bench.gpu_search import dump
+from bench.gpu_search import dump, plans
 from fastmoe_lora.backends import _plan
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,18 @@ def test_parts_in_the_interpreter(tmp_path):
         assert (small["m"], large.get("m")) == (48, None)
         assert small["dropout"] is large["dropout"] is False
         assert rest == shipped["small"][kind]
+
+
+def test_what_spills_on_hopper_is_no_candidate():
+    """Found by compiling every candidate for the searched problems as `bench/aot.py` does."""
+    shapes = {
+        kind: {(p.bm, p.bn, p.warps, p.stages, p.merge, p.tma) for p in plans(kind)}
+        for kind in ("forward", "grad_input")
+    }
+    assert (128, 128, 8, 4, True, True) in shapes["forward"]
+    assert (128, 128, 8, 4, True, False) not in shapes["forward"]
+    assert (128, 256, 8, 4, True, False) not in shapes["forward"]
+    assert (128, 128, 4, 3) not in {shape[:4] for shape in shapes["grad_input"]}
 
 
 def test_where_a_form_fails_everything_goes_on_without_it(tmp_path, monkeypatch):
