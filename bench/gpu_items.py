@@ -176,6 +176,14 @@ def paper_case(tokens: int = 300, **changes):
     return Case(tokens=tokens, **(QKV | changes))
 
 
+def flattens() -> bool:
+    """Whether some plan for this GPU has its loops flattened: not every compiler can."""
+    from fastmoe_lora.backends import _launch, _plan
+
+    section = _plan.architecture(_launch.device_name(DEVICE))
+    return any(row.get("flatten") for row in _plan.table()[section]["forward"])
+
+
 def smoke(log: Log, shard: int, shards: int) -> None:
     """Each form of the forward once, alone in its process: some could hang."""
     from fastmoe_lora.backends import _plan
@@ -183,10 +191,11 @@ def smoke(log: Log, shard: int, shards: int) -> None:
     plan = _plan.Plan("queue", 64, 128, 64, 4, 3, group=2, per_sm=2)
     forms = {
         "queue": plan,
-        "flattened": _plan.Plan("queue", 128, 256, 64, 8, 3, group=2, merge=True, tma=True, flatten=True),
         "two_launch": replace(plan, mode="two_launch"),
         "recompute": replace(plan, mode="recompute"),
     }
+    if flattens():
+        forms["flattened"] = _plan.Plan("queue", 128, 256, 64, 8, 3, group=2, merge=True, tma=True, flatten=True)
 
     def of_form(form: _plan.Plan) -> dict:
         others = replace(form, mode="two_launch") if form.mode == "recompute" else form

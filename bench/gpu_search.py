@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from bench.gpu_items import DEVICE, DTYPE, Log, errors, paper_case, place, poison, prepare, rows_of, share
+from bench.gpu_items import DEVICE, DTYPE, Log, errors, flattens, paper_case, place, poison, prepare, rows_of, share
 
 __all__ = ["candidates", "prepare", "search"]
 
@@ -64,10 +64,11 @@ def items() -> list[tuple[str, str, object]]:
     """(kind, problem, plan) that can run, each once."""
     from fastmoe_lora.backends import _plan
 
-    found = {}
+    found, can_flatten = {}, flattens()
     for name, kind in product(PROBLEMS, _plan.KINDS):
         geometry = geometry_of_problem(name)
         for plan in plans(kind):
+            plan = replace(plan, flatten=plan.flatten and can_flatten)
             if _plan.runs(kind, plan, geometry):
                 found[kind, name, _plan.fit(kind, plan, geometry)] = None
     return list(found)

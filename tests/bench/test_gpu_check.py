@@ -7,13 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from bench import gpu_items
+from bench import gpu_items, gpu_search
 from bench.gpu_check import Part, run_part, table
 from bench.gpu_items import Log, errors, rows_of
 from bench.gpu_search import dump, plans
-from fastmoe_lora.backends import _plan
+from fastmoe_lora.backends import _launch, _plan
 
 ROOT = Path(__file__).parents[2]
 ITEMS = """
@@ -64,6 +65,18 @@ def test_parts_in_the_interpreter(tmp_path):
         assert (small["m"], large.get("m")) == (48, None)
         assert small["dropout"] is large["dropout"] is False
         assert rest == shipped["small"][kind]
+
+
+@pytest.mark.parametrize(("device", "flattened"), [("sm_90", True), ("sm_100", False), ("gfx942", False)])
+def test_loops_are_tried_flattened_where_a_plan_is(device, flattened, tmp_path, monkeypatch):
+    monkeypatch.setattr(_plan, "choose", _plan.choose)
+    monkeypatch.setattr(_launch, "device_name", lambda _: device)
+    monkeypatch.setattr(gpu_items, "compare", lambda *_: {})
+    log = Log(tmp_path, "smoke", 0)
+    gpu_items.smoke(log, 0, 1)
+    tried = {row["item"] for row in log.read()}
+    assert tried == {"queue", "two_launch", "recompute"} | ({"flattened"} if flattened else set())
+    assert any(plan.flatten for *_, plan in gpu_search.items()) == flattened
 
 
 def test_what_spills_on_hopper_is_no_candidate():
