@@ -105,8 +105,7 @@ def _asynchronous_copy(operands, instruction):
 
         return commit
     if "wait_group" in opcode:
-        left = instruction.operands[0].bits
-        return _wait_for_stores(left) if "bulk" in opcode else _wait_for_copies(left)
+        return _wait_for_groups(instruction.operands[0].bits, "bulk" in opcode)
     if "bulk" in opcode:
         return _bulk_copy(operands, instruction)
     target, source, width = instruction.operands[:3]
@@ -122,20 +121,15 @@ def _asynchronous_copy(operands, instruction):
     return copy
 
 
-def _wait_for_copies(left: int):
+def _wait_for_groups(left: int, bulk: bool):
     def wait(warp, mask):
-        while len(warp.copies) > left + 1:
-            for cells in warp.copies.pop(0):
-                warp.program.copies.copied(warp, cells)
-
-    return wait
-
-
-def _wait_for_stores(left: int):
-    def wait(warp, mask):
-        while len(warp.stores) > left + 1:
-            for cells in warp.stores.pop(0):
-                warp.program.shared.finish_reading(warp, cells)
+        groups = warp.stores if bulk else warp.copies
+        while len(groups) > left + 1:
+            for cells in groups.pop(0):
+                if bulk:
+                    warp.program.shared.finish_reading(warp, cells)
+                else:
+                    warp.program.copies.copied(warp, cells)
 
     return wait
 
