@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastmoe_lora import backends
 from fastmoe_lora.backends import _plan, triton
 
 from .emulator import Emulated
@@ -22,7 +23,7 @@ def emulated_backend(
         launchers.cache_clear()
     choose = _plan.choose
     patch.setattr(_plan, "choose", lambda kind, device, geometry, tokens: choose(kind, device, geometry, plan_for))
-    patch.setattr(triton, "available", lambda: True)
+    patch.setattr(backends, "_resolve", lambda name, device_type, dtype: name)
     patch.setattr(triton, "check", lambda x: None)
     patch.setattr(triton, "device_name", lambda _: device)
     patch.setattr(triton, "multiprocessors", lambda _: multiprocessors)
