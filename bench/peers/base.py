@@ -1,5 +1,6 @@
 """What every entrant of the layer comparisons is."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from bench.problem import Weights
 
 
-class Peer(nn.Module):
+class Peer(nn.Module, ABC):
     """One way to compute the layer, on given weights.
 
     Attributes:
@@ -51,13 +52,13 @@ class Peer(nn.Module):
         """x as the entrant likes it best, (M, K); done once, not timed."""
         return x
 
+    @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """x as `prepare` gave it -> y (M, N), or in parts along N (nobody is made to join what its user has apart)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trainable(self) -> dict[str, list[Tensor]]:
         """Parameters that learn, by name; as a list, laid end to end, they are one tensor."""
-        raise NotImplementedError
 
     def canonical(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients by the names of `trainable`, each laid end to end -> by operand of `Weights`, in its order."""

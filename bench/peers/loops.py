@@ -1,5 +1,7 @@
 """A Python loop over experts, as the published mixture-of-LoRA code bases have it, written after their structure."""
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,8 +38,9 @@ class _Loop(Peer):
         index = split * self.experts + e
         return F.linear(F.linear(x, self.lora_A[index]), self.lora_B[index])
 
+    @abstractmethod
     def mix(self, x: Tensor, base: Tensor, split: int) -> Tensor:
-        raise NotImplementedError
+        """base (M, N/S), the frozen product of one split -> with what the experts add."""
 
     def trainable(self) -> dict[str, list[Tensor]]:
         return {"lora_A": list(self.lora_A), "lora_B": list(self.lora_B), "router_weight": list(self.routers)}

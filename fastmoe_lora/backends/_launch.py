@@ -18,7 +18,7 @@ def device_name(device: torch.device) -> str:
     """ "sm_90" and the like; in the interpreter a name that the plan table does not know."""
     if device.type != "cuda":
         return "interpreter"
-    if torch.version.hip:
+    if HIP:
         return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"

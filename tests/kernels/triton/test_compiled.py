@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from support.emulated import emulated_backend
 from support.operator import Case, assert_right
+from support.triton_backend import emulated_backend
 
 pytest.importorskip("triton")
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.emulated import emulated_backend
 from support.emulator import Emulated, Fault, driver
 from support.operator import Case
+from support.triton_backend import emulated_backend
 
 from fastmoe_lora.backends import _flags, _plan, triton
 
@@ -115,6 +115,7 @@ def integers(a, b, out, N: tl.constexpr):
     tl.store(out + N + i, x % y)
     tl.store(out + 2 * N + i, (x << 3) ^ (x >> 2) | (x & y))
     tl.store(out + 3 * N + i, tl.minimum(x * y, x) - tl.maximum(x, -y))
+    tl.store(out + 5 * N + i, tl.max(x, 0))
     tl.store(out + 4 * N + i, tl.umulhi(x.to(tl.uint32, bitcast=True), y.to(tl.uint32, bitcast=True)).to(tl.int32))
 
 
@@ -141,7 +142,7 @@ def test_integers():
     generator = torch.Generator().manual_seed(1)
     a = torch.randint(-(2**31), 2**31, (128,), generator=generator, dtype=torch.int32)
     b = torch.randint(1, 2**15, (128,), generator=generator, dtype=torch.int32)
-    out = torch.empty(5, 128, dtype=torch.int32)
+    out = torch.empty(6, 128, dtype=torch.int32)
     with Emulated():
         integers[(1,)](a, b, out, 128)
     high = (a.long() & 0xFFFFFFFF) * b.long() >> 32
@@ -151,5 +152,6 @@ def test_integers():
         (a << 3) ^ (a >> 2) | (a & b),
         torch.minimum(a * b, a) - torch.maximum(a, -b),
         high.int(),
+        a.max().expand(128),
     ]
     assert torch.equal(out, torch.stack(expected))

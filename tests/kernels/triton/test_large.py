@@ -7,7 +7,7 @@ touches takes none.
 import numpy as np
 import pytest
 import torch
-from support.emulated import emulated_backend
+from support.triton_backend import emulated_backend
 
 from fastmoe_lora.backends import _flags, _plan, reference, triton
 

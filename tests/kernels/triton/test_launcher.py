@@ -1,13 +1,13 @@
 """What is launched, seen by a driver that has no device: real compilations for sm_90 that are never run."""
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from support.emulator.driver import driver_without_device
 from support.operator import Case
+from support.triton_backend import pretend
 
 from fastmoe_lora.backends import _launch, _plan, triton
 
@@ -16,14 +16,7 @@ AsyncCompileMode = pytest.importorskip("triton").AsyncCompileMode
 CASE = Case(tokens=600, in_features=768, out_features=2304, experts=6)
 ARGUMENTS = ("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_weight", "columns")
 NEEDS = [True, False, False, True, True, True, False, True]
-LAUNCHERS = (
-    triton._forward_launchers,
-    triton._grad_input_launchers,
-    triton._grad_weight_launcher,
-    triton._reduce_launcher,
-)
 LAUNCHED = []  # (function, programs, arguments); of the module, since Triton keeps what it has compiled
-LOADED = itertools.count(1)
 
 
 def _launcher(source, metadata):
@@ -36,26 +29,10 @@ def _launcher(source, metadata):
 @pytest.fixture
 def launches(monkeypatch):
     """What the test has launched so far."""
-    from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    utilities = SimpleNamespace(
-        load_binary=lambda *_: (1, next(LOADED), 100, 0, 1024),
-        get_device_properties=lambda device: {"max_shared_mem": 227 * 1024},
-    )
-    no_device = SimpleNamespace(
-        get_current_device=lambda: 0,
-        get_current_stream=lambda device: 0,
-        get_current_target=lambda: GPUTarget("cuda", 90, 32),
-        launcher_cls=_launcher,
-        utils=utilities,
-    )
-    monkeypatch.setattr(driver, "_active", no_device)
-    monkeypatch.setattr(triton, "check", lambda x: None)
-    monkeypatch.setattr(triton, "device_name", lambda device: "sm_90")
-    monkeypatch.setattr(triton, "multiprocessors", lambda device: 132)
-    for launchers in LAUNCHERS:  # they may know compilations of another driver's
-        launchers.cache_clear()
+    monkeypatch.setattr(driver, "_active", driver_without_device(_launcher, capability=90, number=0))
+    pretend(monkeypatch, "sm_90", multiprocessors=132)
     LAUNCHED.clear()
     return LAUNCHED
 

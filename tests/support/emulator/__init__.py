@@ -10,7 +10,8 @@ not released before another program reads it; a wait that never ends.
     decoder    instruction -> a function    shared, device_memory, copies  memories and what is under way in them
     arithmetic, matrix                      driver     takes the place of the GPU's driver below Triton
 
-It is not a model of speed. Semantics: NVIDIA, Parallel Thread Execution ISA.
+What it does not know it refuses (`Unknown`), and it is no model of speed.
+Semantics: NVIDIA, Parallel Thread Execution ISA.
 """
 
 from .driver import Emulated

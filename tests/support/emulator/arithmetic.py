@@ -7,6 +7,7 @@ TYPES = {
     "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "b64": np.uint64, "u64": np.uint64,
     "s64": np.int64, "f16": np.float16, "bf16": np.uint16, "f32": np.float32, "f64": np.float64,
 }  # fmt: skip
+LANES = np.arange(32)
 COMPARISONS = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
@@ -40,9 +41,9 @@ def computation(opcode: list[str]):
     opcode: split at the dots, the type last.
     """
     name, kind = opcode[0], opcode[-1]
-    if name in _SIMPLE:
-        return _SIMPLE[name], (kind,) * _SIMPLE[name].__code__.co_argcount, kind
-    if name in ("add", "sub", "and", "or", "xor", "min", "max"):
+    if name in _ONE_OPERAND:
+        return _ONE_OPERAND[name], (kind,), "u32" if name == "popc" else kind
+    if name in ("add", "sub", "rem", "and", "or", "xor", "min", "max"):
         function = _two_operands(name, opcode)
         if kind in ("s16x2", "u16x2"):
             return _by_halves(function, TYPES[kind[:-2]]), ("b32", "b32"), "b32"
@@ -59,20 +60,12 @@ def computation(opcode: list[str]):
         return (lambda a, b, p: np.where(p, a, b)), (kind, kind, "pred"), kind
     if name == "setp":
         return COMPARISONS[opcode[1]], (kind, kind), "pred"
-    if name == "ex2":
-        return np.exp2, (kind,), kind
     if name == "cvt":
         return _conversion(opcode)
     return None
 
 
-_SIMPLE = {
-    "not": lambda a: ~a,
-    "neg": lambda a: -a,
-    "abs": lambda a: abs(a),
-    "rem": lambda a, b: np.fmod(a, b),
-    "popc": lambda a: np.bitwise_count(a).astype(np.uint32),
-}
+_ONE_OPERAND = {"not": np.invert, "neg": np.negative, "ex2": np.exp2, "popc": np.bitwise_count}
 
 
 def _two_operands(name: str, opcode: list[str]):
@@ -80,8 +73,8 @@ def _two_operands(name: str, opcode: list[str]):
     if name in ("min", "max") and floating and "NaN" not in opcode:
         return {"min": np.fmin, "max": np.fmax}[name]
     return {
-        "add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-        "min": np.minimum, "max": np.maximum,
+        "add": np.add, "sub": np.subtract, "rem": np.fmod, "min": np.minimum, "max": np.maximum,
+        "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     }[name]  # fmt: skip
 
 
@@ -152,13 +145,6 @@ def _conversion(opcode: list[str]):
         return (lambda a: to_bits16(a.astype(np.float32), to)), (source,), "b16"
     if source in ("bf16", "f16"):
         return (lambda a: from_bits16(a, source).astype(TYPES[to])), ("b16",), to
-    if to == "f32" and source == "f32":
-        function = next(f for name, f in _ROUNDINGS.items() if name in opcode)
-        return function, ("f32",), "f32"
     if source == "f32":
-        function = next(f for name, f in _ROUNDINGS.items() if name in opcode)
-        return (lambda a: function(a).astype(TYPES[to])), ("f32",), to
+        return (np.floor, (source,), to) if to == "f32" and "rmi" in opcode else None
     return (lambda a: a.astype(TYPES[to])), (source,), to
-
-
-_ROUNDINGS = {"rmi": np.floor, "rpi": np.ceil, "rzi": np.trunc, "rni": np.rint}

@@ -3,22 +3,24 @@
 import numpy as np
 
 from .device_memory import DeviceMemory
-from .fault import Fault
+from .fault import Fault, Unknown
 from .matrix import swizzled
 from .shared import BASE, Shared
 
-SWIZZLES = (0, 32, 64, 128)  # bytes, by the number in a tensor map
+SWIZZLES = {1: 32, 2: 64, 3: 128}  # bytes, by a tensor map's number
 
 
 class TensorMap:
-    """What a TMA descriptor holds. tensor: contiguous, 2-D; block: (rows, columns) of one copy; swizzle: 0 to 3."""
+    """What a TMA descriptor holds. tensor: contiguous, 2-D; block: (rows, columns) of one copy; swizzle: 1 to 3."""
 
     def __init__(self, tensor, block: list[int], swizzle: int):
+        if swizzle not in SWIZZLES:
+            raise Unknown(f"a tensor map with swizzle {swizzle}, expected one of {list(SWIZZLES)}")
         self.address, self.shape, self.block = tensor.data_ptr(), tensor.shape, block
         self.size, self.swizzle = tensor.element_size(), SWIZZLES[swizzle]
         if self.address % 16 or tensor.shape[1] * self.size % 16:
             raise Fault("a tensor map whose address or rows are not aligned to 16 bytes")
-        if self.swizzle and block[1] * self.size > self.swizzle:
+        if block[1] * self.size > self.swizzle:
             raise Fault(f"a tensor map with lines of {block[1] * self.size} bytes and swizzle {self.swizzle}")
 
     def places(self, column: int, row: int, shared_address: int):

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import memory_instructions, warp_instructions
 from .arithmetic import TYPES, computation
+from .fault import Unknown
 from .parser import Address, Immediate, Instruction, Kernel, Register, Symbol, Vector
 from .shared import BASE
 
@@ -29,7 +30,14 @@ class Step:
 
 
 def decode(kernel: Kernel) -> list[Step]:
-    return [_step(Operands(kernel), instruction) for instruction in kernel.instructions]
+    operands = Operands(kernel)
+    steps = []
+    for instruction in kernel.instructions:
+        try:
+            steps.append(_step(operands, instruction))
+        except (Unknown, KeyError) as error:  # KeyError: a type
+            raise Unknown(f"{instruction.text} ({error!r})") from None
+    return steps
 
 
 def _step(operands: "Operands", instruction: Instruction) -> Step:
@@ -49,23 +57,13 @@ def _step(operands: "Operands", instruction: Instruction) -> Step:
         return step
     found = computation(instruction.opcode)
     if found is None:
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     function, kinds, result = found
     target, *sources = instruction.operands
-    step.run = _compute(function, [operands.read(o, k) for o, k in zip(sources, kinds, strict=True)],
-                        operands.write(target, result))  # fmt: skip
+    reads = [operands.read(source, kind) for source, kind in zip(sources, kinds, strict=True)]
+    write = operands.write(target, result)
+    step.run = lambda warp, mask: write(warp, function(*[read(warp) for read in reads]), mask)
     return step
-
-
-def _compute(function, reads, write):
-    if len(reads) == 1:
-        (a,) = reads
-        return lambda warp, mask: write(warp, function(a(warp)), mask)
-    if len(reads) == 2:
-        a, b = reads
-        return lambda warp, mask: write(warp, function(a(warp), b(warp)), mask)
-    a, b, c = reads
-    return lambda warp, mask: write(warp, function(a(warp), b(warp), c(warp)), mask)
 
 
 def _move(operands: "Operands", instruction: Instruction):
@@ -120,7 +118,7 @@ class Operands:
             if operand.width == 1 or operand.width == dtype.itemsize * 8:
                 return lambda warp: warp.registers[number].view(dtype)
             if operand.width < dtype.itemsize * 8:
-                raise NotImplementedError(f"a register of {operand.width} bits read as {kind}")
+                raise Unknown(f"a register of {operand.width} bits read as {kind}")
             narrow = np.dtype(f"u{dtype.itemsize}")
             return lambda warp: warp.registers[number].astype(narrow).view(dtype)
         if isinstance(operand, Immediate):
@@ -131,7 +129,7 @@ class Operands:
             return lambda warp: value
         if isinstance(operand, Symbol):
             return self._special(operand.name, dtype)
-        raise NotImplementedError(f"operand {operand}")
+        raise Unknown(f"operand {operand}")
 
     def _special(self, name: str, dtype):
         if name == "%tid.x":
@@ -144,7 +142,7 @@ class Operands:
         elif name in self.kernel.parameters:
             value = np.array([PARAMETERS + self.kernel.parameters[name][0]], dtype)
         else:
-            raise NotImplementedError(f"operand {name}")
+            raise Unknown(f"operand {name}")
         return lambda warp: value
 
     def write(self, operand, kind: str):
@@ -158,7 +156,7 @@ class Operands:
         else:
             stored = np.dtype(f"u{width // 8}")
             if stored.itemsize < dtype.itemsize:
-                raise NotImplementedError(f"{kind} written to a register of {width} bits")
+                raise Unknown(f"{kind} written to a register of {width} bits")
         wider = np.dtype(f"{dtype.kind}{stored.itemsize}") if stored.itemsize > dtype.itemsize else None
 
         def write(warp, value, mask):

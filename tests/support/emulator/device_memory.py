@@ -75,13 +75,14 @@ class Unpublished:
             stores.clear()
 
     def release(self, warp) -> None:
-        for stores in (self.shared, self.own[warp.number]):
-            for addresses, values in stores:
-                self.memory.store(addresses, values)
-            stores.clear()
+        self._publish(self.shared)
+        self._publish(self.own[warp.number])
 
     def end(self) -> None:
         self.barrier()
-        for addresses, values in self.shared:
+        self._publish(self.shared)
+
+    def _publish(self, stores: list) -> None:
+        for addresses, values in stores:
             self.memory.store(addresses, values)
-        self.shared.clear()
+        stores.clear()

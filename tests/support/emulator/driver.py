@@ -1,5 +1,6 @@
 """Takes the place of the GPU's driver below Triton: what is launched is emulated, with CPU tensors as its memory."""
 
+import itertools
 import struct
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,27 @@ from .decoder import PARAMETERS, decode
 from .device_memory import DeviceMemory
 from .execution import Launch
 from .parser import parse
+
+FUNCTIONS = itertools.count(1)
+
+
+def driver_without_device(launcher, capability: int, number: int) -> SimpleNamespace:
+    """What Triton asks of a driver to compile for compute capability `capability` and to call `launcher`'s launchers.
+
+    number: of the device. Triton keeps what it has compiled, and its launcher, by device.
+    """
+    from triton.backends.compiler import GPUTarget
+
+    return SimpleNamespace(
+        get_current_device=lambda: number,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+        launcher_cls=launcher,
+        utils=SimpleNamespace(
+            load_binary=lambda *_: (1, next(FUNCTIONS), 100, 0, 1024),
+            get_device_properties=lambda device: {"max_shared_mem": 227 * 1024},
+        ),
+    )
 
 
 class Emulated:
@@ -27,21 +49,11 @@ class Emulated:
         self.launched: list[str] = []
 
     def __enter__(self):
-        from triton.backends.compiler import GPUTarget
         from triton.runtime import driver
 
         self._before = driver._active
-        driver._active = SimpleNamespace(
-            emulated=self,
-            get_current_device=lambda: self.capability,  # Triton keeps what it has compiled by device
-            get_current_stream=lambda device: 0,
-            get_current_target=lambda: GPUTarget("cuda", self.capability, 32),
-            launcher_cls=_launcher,
-            utils=SimpleNamespace(
-                load_binary=lambda *_: (1, 1, 100, 0, 1024),
-                get_device_properties=lambda device: {"max_shared_mem": 227 * 1024},
-            ),
-        )
+        driver._active = driver_without_device(_launcher, self.capability, number=self.capability)
+        driver._active.emulated = self
         return self
 
     def __exit__(self, *_):

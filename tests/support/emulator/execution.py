@@ -10,11 +10,12 @@ from .fault import Fault
 from .shared import Shared
 
 READY, AT_BARRIER, DONE = range(3)
+STATES = {"barrier": AT_BARRIER, "end": DONE}  # after an instruction that says so
 LOOKS_IN_VAIN = 5_000  # after which programs count as waiting for ever
 
 
 class Warp:
-    """32 lanes. Where they diverge, the lanes that are furthest back go on first, so that they meet again."""
+    """32 lanes that stay together: Triton's control flow is the program's; a lane is left out by a guard alone."""
 
     def __init__(self, program: "Program", number: int):
         self.program, self.number = program, number
@@ -24,8 +25,6 @@ class Warp:
         kinds |= {bits: np.full(32, 0xAA, f"u{bits // 8}") for bits in (8, 16, 32, 64)}
         self.registers = [kinds[width] for width in program.kernel.registers]
         self.pc = 0
-        self.mask: np.ndarray | None = None  # of the lanes that go on; None: all
-        self.others: list[tuple[int, np.ndarray]] = []  # (pc, mask) of lanes that wait for these
         self.epoch = 0
         self.state = READY
         self.products: list[tuple[list, set]] = [([], set())]  # by group: (cells read, accumulators); the last is open
@@ -35,71 +34,30 @@ class Warp:
 
     def run(self, instructions: int) -> bool:
         """Until it has to wait, or `instructions` later. False if it only looked whether it can go on, in vain."""
-        while instructions:
-            instructions -= 1
+        for _ in range(instructions):
             step = self.code[self.pc]
-            mask = self.mask
+            mask = None
             if step.guard is not None:
-                holds = self.registers[step.guard]
-                holds = ~holds if step.negated else holds
-                mask = holds if mask is None else holds & mask
+                mask = ~self.registers[step.guard] if step.negated else self.registers[step.guard]
                 if not mask.any():
-                    self._advance()
+                    self.pc += 1
                     continue
-                if mask.all():
-                    mask = None
+                mask = None if mask.all() else mask
             if step.target >= 0:
-                self._branch(mask, step.target)
+                if mask is not None:
+                    raise Fault("the warp's lanes diverge")
+                self.pc = step.target
                 continue
-            if self.busy and not self.busy.isdisjoint(step.touches):
-                self._touch(step)
+            if step.opcode[0] != "wgmma" and not self.busy.isdisjoint(step.touches):
+                raise Fault("uses an accumulator of a matrix product that is under way")
             outcome = step.run(self, mask)
+            self.pc += 1
             if outcome is None:
-                self._advance()
                 continue
-            if outcome == "end":
-                self.state = DONE
-                return True
-            self._advance()
-            if outcome == "barrier":
-                self.state = AT_BARRIER
+            if outcome in STATES:
+                self.state = STATES[outcome]
             return outcome != "in vain"
         return True
-
-    def _advance(self) -> None:
-        self.pc += 1
-        if self.others:
-            self._choose()
-
-    def _branch(self, mask, target: int) -> None:
-        whole = self.mask if self.mask is not None else np.ones(32, np.bool_)
-        rest = whole & ~mask if mask is not None else None
-        if rest is None or not rest.any():
-            self.pc = target
-        else:
-            self.others.append((target, mask))
-            self.mask = rest
-            self.pc += 1
-        if self.others:
-            self._choose()
-
-    def _choose(self) -> None:
-        mask = self.mask if self.mask is not None else np.ones(32, np.bool_)
-        groups = [(self.pc, mask), *self.others]
-        self.pc = min(pc for pc, _ in groups)
-        mask = np.logical_or.reduce([lanes for pc, lanes in groups if pc == self.pc])
-        self.others = [group for group in groups if group[0] != self.pc]
-        self.mask = None if mask.all() else mask
-
-    def _touch(self, step) -> None:
-        """The compiler may rename an accumulator of a product under way, and give it to the next product."""
-        if step.opcode[0] == "mov":
-            for _, accumulators in self.products:
-                if not accumulators.isdisjoint(step.touches):
-                    accumulators |= step.touches
-            self.see_products()
-        elif step.opcode[0] != "wgmma":
-            raise Fault("uses an accumulator of a matrix product that is under way")
 
     def see_products(self) -> None:
         self.busy = frozenset().union(*(accumulators for _, accumulators in self.products))
@@ -176,7 +134,7 @@ class Launch:
             went_on = warp.run(self.chance.choice((10, 100, 1000)))
             program.settle()
         except Fault as fault:
-            step = self.code[min(warp.pc, len(self.code) - 1)]
+            step = self.code[warp.pc]
             place = f"{self.kernel.name}, program {program.number}, warp {warp.number}, {step.source}"
             raise Fault(f"{place}: {fault}\n    {step.text[:200]}") from None
         return went_on

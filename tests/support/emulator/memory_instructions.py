@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from .arithmetic import TYPES
-from .fault import Fault
+from .arithmetic import LANES, TYPES
+from .fault import Fault, Unknown
 from .parser import Symbol, Vector
-
-LANES = np.arange(32)
 
 
 def _parts(operand) -> tuple:
@@ -71,7 +69,7 @@ def _store(operands, instruction):
 def _atomic(operands, instruction):
     opcode, (target, address, value) = instruction.opcode, instruction.operands
     if opcode[1] != "global" or "add" not in opcode:
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     kind = opcode[-1]
     where, read, write = operands.address(address, "u64"), operands.read(value, kind), operands.write(target, kind)
     releases = "release" in opcode or "acq_rel" in opcode
@@ -179,7 +177,7 @@ def _mbarrier(operands, instruction):
         return invalidate
     if what == "arrive":
         if instruction.operands[0] != Symbol("_") or "expect_tx" not in instruction.opcode:
-            raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+            raise Unknown
         expected = operands.uniform(instruction.operands[2], "u32")
 
         def arrive(warp, mask):
@@ -187,7 +185,7 @@ def _mbarrier(operands, instruction):
 
         return arrive
     if what != "try_wait":
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     write, parity = operands.write(instruction.operands[0], "pred"), operands.uniform(instruction.operands[2], "u32")
 
     def try_wait(warp, mask):
@@ -200,7 +198,7 @@ def _mbarrier(operands, instruction):
 
 def _fence(operands, instruction):
     if "proxy" not in instruction.opcode:
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     return lambda warp, mask: warp.program.shared.fence(warp)
 
 

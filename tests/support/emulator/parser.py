@@ -1,7 +1,6 @@
 """PTX text -> a list of instructions with their operands, labels resolved."""
 
 import re
-import struct
 from dataclasses import dataclass, field
 
 WIDTHS = {"pred": 1, "b8": 8, "u8": 8, "s8": 8, "b16": 16, "u16": 16, "s16": 16, "f16": 16, "bf16": 16}
@@ -180,8 +179,6 @@ class _Body:
             return Immediate(int(text[2:], 16))
         if re.match(r"-?(0x[0-9a-fA-F]+|\d+)U?$", text):
             return Immediate(int(text.rstrip("U"), 0) & (2**64 - 1))
-        if re.match(r"-?\d+\.\d*$", text):
-            return Immediate(struct.unpack("<I", struct.pack("<f", float(text)))[0])
         return Symbol(text)
 
 

@@ -69,12 +69,10 @@ class Shared:
             raise Fault("writes to shared memory that a copy is filling")
         if self.under_read[cells].any():
             raise Fault("writes to shared memory that a matrix product or a bulk store may still read")
-        for name, who, when in (("wrote", self.writer, self.written), ("read", self.reader, self.read_in)):
-            foreign = (when[cells] == warp.epoch) & (who[cells] != warp.number)
-            if name == "wrote":
-                foreign &= ~np.asarray(same)
-            if foreign.any():
-                raise Fault(f"writes to shared memory that another warp {name} since the last barrier")
+        if ((self.read_in[cells] == warp.epoch) & (self.reader[cells] != warp.number)).any():
+            raise Fault("writes to shared memory that another warp read since the last barrier")
+        if ((self.written[cells] == warp.epoch) & (self.writer[cells] != warp.number) & ~np.asarray(same)).any():
+            raise Fault("writes to shared memory that another warp wrote since the last barrier")
 
     def wrote(self, warp, cells) -> None:
         self.writer[cells] = warp.number

@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from .arithmetic import from_bits16
-from .fault import Fault
-from .matrix import COLUMNS8, ROWS8, accumulator_places, fragment, operand_addresses
+from .arithmetic import LANES, from_bits16
+from .fault import Fault, Unknown
+from .matrix import COLUMNS8, ROWS8, fragment, operand_addresses, places_of_16
 from .parser import Vector
-
-LANES = np.arange(32)
 
 
 def _whole(warp, mask) -> None:
@@ -19,7 +17,7 @@ def _barrier(operands, instruction):
     if instruction.opcode[1] == "warp":
         return _whole
     if [operand.bits for operand in instruction.operands] != [0]:
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
 
     def barrier(warp, mask):
         _whole(warp, mask)
@@ -49,30 +47,30 @@ def _elect(operands, instruction):
 
 def _shuffle(operands, instruction):
     how = instruction.opcode[2]
-    if how not in ("bfly", "idx", "down", "up") or instruction.operands[3].bits not in (31, 0):
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+    if how not in ("bfly", "idx") or instruction.operands[3].bits != 31:
+        raise Unknown
     target, source, by = instruction.operands[:3]
     write, read, lane = operands.write(target, "b32"), operands.read(source, "b32"), operands.read(by, "u32")
 
     def shuffle(warp, mask):
         _whole(warp, mask)
         by = np.broadcast_to(lane(warp), 32).astype(np.int64)
-        origin = {"bfly": LANES ^ by, "idx": by & 31, "down": LANES + by, "up": LANES - by}[how]
-        origin = np.where((origin >= 0) & (origin < 32), origin, LANES)
+        origin = LANES ^ by if how == "bfly" else by & 31
         write(warp, np.broadcast_to(read(warp), 32)[origin], mask)
 
     return shuffle
 
 
 def _reduction(operands, instruction):
-    reduce = {"max": np.max, "min": np.min, "add": np.sum}[instruction.opcode[2]]
+    if instruction.opcode[2] != "max":
+        raise Unknown
     kind = instruction.opcode[-1]
     write, read = operands.write(instruction.operands[0], kind), operands.read(instruction.operands[1], kind)
 
     def reduction(warp, mask):
         _whole(warp, mask)
         value = np.broadcast_to(read(warp), 32)
-        write(warp, np.full(32, reduce(value), value.dtype), mask)
+        write(warp, np.full(32, value.max(), value.dtype), mask)
 
     return reduction
 
@@ -111,13 +109,13 @@ def _store_matrices(operands, instruction):
 def _matrix_product(operands, instruction):
     """mma.sync m16n8k16 of 16-bit operands."""
     if instruction.opcode[3] != "m16n8k16" or instruction.opcode[-4:-3] != ["f32"]:
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     kind = instruction.opcode[-2]
     target, *sources = instruction.operands
     writes = [operands.write(part, "f32") for part in target.parts]
     a, b = ([operands.read(part, "b32") for part in source.parts] for source in sources[:2])
     c = [operands.read(part, "f32") for part in sources[2].parts]
-    places = accumulator_places(8)
+    places = places_of_16(8)
 
     def product(warp, mask):
         _whole(warp, mask)
@@ -160,14 +158,14 @@ def _warpgroup_product(operands, instruction):
     opcode = instruction.opcode
     kind, n = opcode[-1], int(opcode[4].split("n")[1].split("k")[0])
     if kind not in ("bf16", "f16") or not opcode[4].endswith("k16"):
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     target, a, b, keep, a_sign, b_sign, *transposed = instruction.operands
     if (a_sign.bits, b_sign.bits) != (1, 1):
-        raise NotImplementedError(f"the emulator does not know: {instruction.text}")
+        raise Unknown
     transposed = [operand.bits != 0 for operand in transposed]
     numbers = [part.number for part in target.parts]
     b_descriptor, keeps = operands.uniform(b, "u64"), operands.uniform(keep, "pred")
-    places = accumulator_places(n)
+    places = places_of_16(n)
     if isinstance(a, Vector):
         a_registers, a_descriptor = [operands.read(part, "b32") for part in a.parts], None
     else:
