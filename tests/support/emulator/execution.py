@@ -134,7 +134,7 @@ class Launch:
             went_on = warp.run(self.chance.choice((10, 100, 1000)))
             program.settle()
         except Fault as fault:
-            step = self.code[warp.pc]
+            step = self.code[min(warp.pc, len(self.code) - 1)]
             place = f"{self.kernel.name}, program {program.number}, warp {warp.number}, {step.source}"
             raise Fault(f"{place}: {fault}\n    {step.text[:200]}") from None
         return went_on
