@@ -1,40 +1,19 @@
-"""The command `unistd`: train, evaluate, predict, tasks, report."""
+"""The command `unistd`: how it starts and how it ends. What it does is in `commands`, which takes seconds to import."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from unistd.tasks import task_table
-from unistd.tasks.spec import nearest
-from unistd.training.checkpoint import CheckpointError, write_atomically
-from unistd.training.results import evaluate_run, read_results, results_table
-from unistd.training.run import Run, open_run
-from unistd.training.settings import CONFIGS, describe_keys, dump_config, load_config
-from unistd.training.stop import Stopped
-from unistd.training.trainer import Trainer, TrainingError
-
-# what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
-USER_ERRORS = (ValueError, OSError, CheckpointError, TrainingError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 after an error, 128 + signal after a stop."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    if options.command == "train":  # argparse alone does not take overrides on both sides of an option
-        options.overrides += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    from rich.console import Console
+
+    from unistd.commands import USER_ERRORS, parse
+    from unistd.training.stop import Stopped
+
+    options = parse(arguments)
     try:
         console = Console()
         options.run_command(options, console if console.is_terminal else Console(width=120))
@@ -45,144 +24,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unistd: error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def train(options: argparse.Namespace, console: Console) -> None:
-    """Trains, evaluates and reports; continues a stopped run with --resume."""
-    config = load_config(options.config, options.overrides)
-    run = Run(Path(config.run))
-    if run.checkpoint.exists() and not (options.resume or options.restart):
-        raise CheckpointError(f"{run.folder}: holds a run already; --resume continues it, --restart deletes it")
-    trainer = Trainer(config, run, console, resume=run.checkpoint.exists() and not options.restart)
-    if options.restart:
-        run.delete_files()
-    if trainer.complete and run.report.exists():
-        console.print(f"{run.folder} is complete; --restart trains it again")
-        console.print(results_table(read_results(run)))
-        return
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.config, lambda file: file.write_text(dump_config(config)))
-    _introduce(trainer, console)
-    trainer.fit()
-    trainer.save_adapters()
-    evaluate(argparse.Namespace(run=run.folder), console)
-    report(argparse.Namespace(run=run.folder), console)
-
-
-def _introduce(trainer: Trainer, console: Console) -> None:
-    model = trainer.model.module
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    console.print(
-        f"[bold]UniSTD[/] · {len(trainer.specs)} tasks · {parameters / 1e6:.2f} M parameters,"
-        f" {trained / 1e6:.2f} M trained"
-        f" · {trainer.steps} steps in {trainer.config.train.epochs} epochs · {trainer.run.folder}",
-        highlight=False,
-    )
-
-
-def evaluate(options: argparse.Namespace, console: Console) -> None:
-    """Measures a run's model on the held-out test split."""
-    console.print(results_table(evaluate_run(options.run, console)))
-
-
-def report(options: argparse.Namespace, console: Console) -> None:
-    """Writes a run's report.html."""
-    from unistd.report import write_report  # matplotlib is slow to import, and only this needs it
-
-    console.print(f"report: {write_report(options.run)}", highlight=False)
-
-
-def predict(options: argparse.Namespace, console: Console) -> None:
-    """Forecasts the frames that follow those of a file."""
-    _, _, model = open_run(options.run)
-    if options.task not in model.tasks:
-        raise ValueError(f"unknown task {options.task!r}{nearest(options.task, list(model.tasks))}")
-    spec = model.tasks[options.task]
-    frames = read_frames(options.input, spec.input_shape)
-    single = frames.ndim == 4
-    with torch.no_grad():
-        forecast = model(frames[None] if single else frames, task=options.task)
-    forecast = (forecast[0] if single else forecast).numpy()
-    np.save(options.output, forecast)
-    written = [str(options.output)]
-    if options.gif:
-        from unistd.report.pictures import save_gif
-
-        path = Path(options.output).with_suffix(".gif")
-        first = (frames, forecast) if single else (frames[0], forecast[0])
-        save_gif(path, np.concatenate(first), spec)
-        written.append(str(path))
-    console.print(f"forecast {forecast.shape}: {', '.join(written)}", highlight=False)
-
-
-def read_frames(path: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Float frames of `shape` (Tin, C, H, W), or a batch of them, of a .npy file; raises ValueError naming it."""
-    try:
-        frames = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from None
-    expected = ", ".join(map(str, shape))
-    if not isinstance(frames, np.ndarray) or frames.shape[-4:] != shape or frames.ndim > 5:
-        found = getattr(frames, "shape", "an archive")
-        raise ValueError(f"{path}: expected shape ({expected}) or (B, {expected}), found {found}")
-    if frames.dtype.kind != "f" or not (np.isfinite(frames).all() and frames.min() >= 0 and frames.max() <= 1):
-        raise ValueError(
-            f"{path}: expected floats in [0, 1], found {frames.dtype} from {frames.min()} to {frames.max()}"
-        )
-    return torch.from_numpy(frames.astype(np.float32))
-
-
-def tasks(options: argparse.Namespace, console: Console) -> None:
-    """Lists the ten tasks: shapes, and where their data come from."""
-    rows = task_table(options.root)
-    table = Table(box=None, header_style="dim")
-    for column in rows[0]:
-        table.add_column(column, justify="right" if isinstance(rows[0][column], int) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
-    parser = argparse.ArgumentParser(
-        prog="unistd", description="One Transformer that forecasts ten spatio-temporal tasks."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(function, **options) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, **options)
-        sub.set_defaults(run_command=function)
-        return sub
-
-    sub = command(train, epilog=keys_help(), formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    sub.add_argument("--config", required=True, metavar="NAME_OR_FILE", help=f"a YAML file, or one of: {names}")
-    again = sub.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
-    again.add_argument("--restart", action="store_true", help="delete the run of that folder and start anew")
-    sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of single keys, see below")
-
-    command(evaluate).add_argument("run", metavar="RUN", help="folder of a run")
-    command(report).add_argument("run", metavar="RUN", help="folder of an evaluated run")
-
-    sub = command(predict)
-    sub.add_argument("run", metavar="RUN", help="folder of a run")
-    sub.add_argument("--task", required=True, help="one of the run's tasks")
-    sub.add_argument("--input", required=True, metavar="FILE.npy", help="frames (Tin, C, H, W) in [0, 1], or a batch")
-    sub.add_argument("--output", required=True, metavar="FILE.npy", help="receives the forecast (Tout, C, H, W)")
-    sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
-
-    sub = command(tasks)
-    sub.add_argument("--root", metavar="FOLDER", help="folder of real data sets")
-    return parser
-
-
-def keys_help() -> str:
-    """Every key of a config with its type, default and meaning."""
-    lines = ["keys of a config:"]
-    for key, kind, default, meaning in describe_keys():
-        lines += textwrap.wrap(f"{meaning} ({kind}; default {default})", 116, initial_indent=f"  {key:<28} ",
-                               subsequent_indent=" " * 31)  # fmt: skip
-    return "\n".join(lines)

@@ -3,7 +3,7 @@
 import torch
 
 import fastmoe_lora  # noqa: F401
-import unistd.cli
+import unistd.commands
 import unistd.model
 import unistd.tasks  # noqa: F401
 
