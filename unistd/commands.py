@@ -12,16 +12,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from unistd.output import OutputLost
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
 from unistd.training.checkpoint import CheckpointError, write_atomically
+from unistd.training.loading import WorkerError
 from unistd.training.results import evaluate_run, read_results, results_table
 from unistd.training.run import Run, open_run
 from unistd.training.settings import CONFIGS, describe_keys, dump_config, load_config
 from unistd.training.trainer import Trainer, TrainingError
 
 # what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
-USER_ERRORS = (ValueError, OSError, CheckpointError, TrainingError)
+USER_ERRORS = (ValueError, OSError, MemoryError, CheckpointError, TrainingError, WorkerError)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,7 +53,10 @@ def train(options: argparse.Namespace, console: Console) -> None:
         return
     run.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(run.config, lambda file: file.write_text(dump_config(config)))
-    _introduce(trainer, console)
+    try:
+        _introduce(trainer, console)
+    except OutputLost as lost:
+        trainer.stop(lost)
     trainer.fit()
     trainer.save_adapters()
     evaluate(argparse.Namespace(run=run.folder), console)

@@ -8,10 +8,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from unistd.tasks import TaskSpec, build_dataset, files_found, get_task
 from unistd.training.config import Config, DataConfig
+from unistd.training.loading import Loader
 
 Sample = tuple[Tensor, Tensor]  # inputs (Tin, C, H, W), targets (Tout, C, H, W), float32 in [0, 1]
 Batch = dict[str, Sample]  # per task, both with the batch in front
@@ -114,16 +115,16 @@ def collate(samples: Sequence[tuple[str, Sample]]) -> Batch:
     return {task: tuple(map(torch.stack, zip(*group, strict=True))) for task, group in groups.items()}
 
 
-def train_loader(config: Config, specs: Mapping[str, TaskSpec], steps: range) -> DataLoader:
+def train_loader(config: Config, specs: Mapping[str, TaskSpec], steps: range) -> Loader:
     """Loads the mixed batches of `steps`; the same batches for any number of workers."""
     datasets = split_datasets(specs, "train", config.data, config.train.seed)
     lengths = {name: len(dataset) for name, dataset in datasets.items()}
     sampler = MixedBatchSampler(lengths, config.train.batch_size, config.train.tasks_per_step, config.train.seed, steps)
-    return DataLoader(
+    return Loader(
         MixedDataset(datasets, config.data.cache),
+        config.data.workers,
+        collate,
         batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(config.train.seed),  # loading leaves the global random state alone
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from unistd.metrics import ForecastMetrics, repeat_last
 from unistd.training.config import Config
 from unistd.training.data import split_datasets, task_specs
+from unistd.training.loading import Loader
 
 Results = dict[str, dict[str, dict[str, float]]]  # task -> "model" or "repeat_last" -> metric -> value
 
@@ -26,19 +28,23 @@ def evaluate(
 ) -> Results:
     """Measures `model` and the repeated last frame on each task's data set; leaves mode and random state as they were.
 
-    `advance(task)` is called after each batch, for a progress bar.
+    `advance(task)` is called after each batch: it may show progress, or raise to end the evaluation there.
     """
     training = model.training
     model.eval()
     results = {}
-    for task, dataset in datasets.items():
-        scores = {"model": ForecastMetrics(), "repeat_last": ForecastMetrics()}
-        for inputs, targets in DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator()):
-            scores["model"].update(model(to_device(inputs), task=task), targets)
-            scores["repeat_last"].update(repeat_last(inputs, targets.shape[1]), targets)
-            advance(task)
-        results[task] = {name: score.compute() for name, score in scores.items()}
-    model.train(training)
+    try:
+        for task, dataset in datasets.items():
+            scores = {"model": ForecastMetrics(), "repeat_last": ForecastMetrics()}
+            loader = Loader(dataset, workers, batch_size=batch_size, generator=torch.Generator())
+            with closing(iter(loader)) as batches:
+                for inputs, targets in batches:
+                    scores["model"].update(model(to_device(inputs), task=task), targets)
+                    scores["repeat_last"].update(repeat_last(inputs, targets.shape[1]), targets)
+                    advance(task)
+            results[task] = {name: score.compute() for name, score in scores.items()}
+    finally:
+        model.train(training)
     return results
 
 

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import TypedDict
 
 from unistd.training.checkpoint import write_atomically
 from unistd.training.run import Run
+
+EVENTS = "events.out.tfevents.*"  # TensorBoard's name for its files
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Record(TypedDict):
+    """A line of log.jsonl: what is known before the first step, or the state after one, or held-out results."""
+
+    step: Annotated[int, Field(ge=0)]
+    baselines: NotRequired[dict[str, float]]
+    losses: NotRequired[dict[str, float]]
+    val: NotRequired[dict[str, dict[str, dict[str, float]]]]
+    lr: NotRequired[float]
+    samples_per_second: NotRequired[float]
+    seconds: NotRequired[float]
+    window: NotRequired[float]
+    rank_mean: NotRequired[float]
+    rank_spread: NotRequired[float]
+    rank_sum: NotRequired[float]
+
+
+_RECORD = TypeAdapter(Record)
 
 
 class RunLog:
@@ -17,21 +43,37 @@ class RunLog:
 
     A record is {"step", "losses": {task: mean MSE}, and the values of `step`'s `extra`}; before the first step
     {"step": 0, "baselines": {task: MSE of repeating the last frame}}; after an epoch {"step", "val": results}.
+    The event files hold the same numbers and are written anew from the records at each start: what an earlier attempt
+    left in them need not be whole, and TensorBoard puts files of the same second in any order.
 
     Args:
-        first_step: records of an earlier attempt at or after this step are dropped.
+        state: a `state_dict` that goes with the run's checkpoint: its records are kept, later ones are dropped. None:
+            a new run.
     """
 
-    def __init__(self, run: Run, every: int, first_step: int = 0) -> None:
-        kept = [record for record in read_log(run.log) if record["step"] <= first_step]
+    def __init__(self, run: Run, every: int, state: dict[str, Any] | None = None) -> None:
+        state = state or {"records": 0, "losses": {}}
+        kept = read_log(run.log)[: state["records"]]
+        self.records = len(kept)
+        self.lost = state["records"] - len(kept)  # records that the checkpoint counts and the file has no more
+        self.validated = max((record["step"] for record in kept if "val" in record), default=0)
         lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(run.log, lambda file: file.write_text(lines))
-        self._file = run.log.open("a")
-        self._board = SummaryWriter(run.tensorboard, purge_step=first_step)
+        write_atomically(run.log, lambda file: file.write_text(lines, "utf-8"))
+        self._file = run.log.open("a", encoding="utf-8")
+        for file in run.tensorboard.glob(EVENTS):
+            file.unlink()
+        # what a TensorBoard that is running has read from the former files, it forgets at this purge
+        self._board = SummaryWriter(run.tensorboard, purge_step=0)
+        self._replay(kept)
         self._every = every
-        self._losses: dict[str, list[float]] = {}
+        self._losses = {task: list(losses) for task, losses in state["losses"].items()}
         self._extra: dict[str, float] = {}
-        self._step = first_step
+        self._step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many records there are, all of them safely on disk, and the losses of the steps since the last one."""
+        os.fsync(self._file.fileno())
+        return {"records": self.records, "losses": {task: list(losses) for task, losses in self._losses.items()}}
 
     def baselines(self, errors: dict[str, float]) -> None:
         """Writes the training data's MSE of repeating the last frame, per task."""
@@ -53,35 +95,60 @@ class RunLog:
         means = {task: sum(values) / len(values) for task, values in sorted(self._losses.items())}
         self._losses = {}
         self._write({"step": self._step, "losses": means, **self._extra})
-        for task, mean in means.items():
-            self._board.add_scalar(f"loss/{task}", mean, self._step)
-        for name, value in self._extra.items():
-            self._board.add_scalar(f"train/{name}", value, self._step)
 
     def validation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
         """Writes held-out results as `evaluate` returns them."""
+        self.validated = step
         self._write({"step": step, "val": results})
-        for task, result in results.items():
-            for name, value in result["model"].items():
-                self._board.add_scalar(f"val_{name}/{task}", value, step)
 
     def close(self) -> None:
-        """Writes what is left and closes the files."""
-        self.flush()
+        """Closes the files."""
         self._file.close()
         self._board.close()
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        self.records += 1
+        self._show(record, time.time())
+
+    def _replay(self, records: list[dict[str, Any]]) -> None:
+        """Events of records that an earlier attempt wrote, as far apart in time as the training was."""
+        seconds, start = 0.0, time.time() - max((record.get("seconds", 0.0) for record in records), default=0.0)
+        for record in records:
+            seconds = record.get("seconds", seconds)
+            self._show(record, start + seconds)
+
+    def _show(self, record: dict[str, Any], when: float) -> None:
+        for tag, value in _scalars(record).items():
+            self._board.add_scalar(tag, value, record["step"], walltime=when)
+
+
+def _scalars(record: dict[str, Any]) -> dict[str, float]:
+    """The values of a record by their names in TensorBoard."""
+    scalars = {f"loss/{task}": loss for task, loss in record.get("losses", {}).items()}
+    if scalars:
+        extra = ((name, value) for name, value in record.items() if name != "step" and isinstance(value, int | float))
+        scalars |= {f"train/{name}": value for name, value in extra}
+    for task, result in record.get("val", {}).items():
+        scalars |= {f"val_{name}/{task}": value for name, value in result["model"].items()}
+    return scalars
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log.jsonl in order; a last line that a crash cut short is left out. Empty where there is no file."""
+    """Records of a log.jsonl in order, up to the first line that is none: a crash cuts the last one short, a power cut
+    leaves zeros. Empty where there is no file."""
     records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+            _RECORD.validate_python(record)
+        except (ValueError, RecursionError, ValidationError):
             break
+        records.append(record)
     return records
+
+
+def records_until(path: Path, step: int) -> dict[str, Any]:
+    """`RunLog.state_dict` of a run whose checkpoint, of an earlier release, holds the step and nothing of the log."""
+    return {"records": sum(record["step"] <= step for record in read_log(path)), "losses": {}}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any, NoReturn
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from fastmoe_lora import save_adapters
 from unistd.metrics import repeat_last
+from unistd.output import OutputLost
 from unistd.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -26,13 +28,13 @@ from unistd.training.checkpoint import (
 from unistd.training.config import Config
 from unistd.training.data import Batch, MixedDataset, steps_per_epoch, task_specs, train_loader
 from unistd.training.evaluate import evaluate, held_out
-from unistd.training.log import RunLog
+from unistd.training.log import RunLog, records_until
 from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads
 from unistd.training.settings import changed_keys
-from unistd.training.stop import Stopped, StopRequest
+from unistd.training.stop import Stopped, StopRequest, StopRequested
 
 BASELINE_SAMPLES = 64  # training samples per task that the error of repeating the last frame is measured on
 # keys that may differ between a run and its resumption, since no number of the training depends on them
@@ -70,6 +72,7 @@ class Trainer:
         self.schedule = build_schedule(optimizer, config.optim, self.steps)
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self.baselines: dict[str, float] = {}
+        self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         state = self._load() if resume else None
         self.loader = train_loader(config, self.specs, range(self.step, self.steps))
         if state is None:
@@ -86,37 +89,57 @@ class Trainer:
         """Trains to the end and leaves a checkpoint there.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM came; the checkpoint holds the last step that was done.
+            Stopped: Ctrl-C, SIGTERM or SIGHUP came, or nobody reads the output any more; the checkpoint holds the last
+                step that was done.
             TrainingError: the loss or its gradient is NaN or infinite; the checkpoint is the last good one.
+            WorkerError: a loading process died; the checkpoint is the last one.
         """
-        log = RunLog(self.run, self.config.train.log_every, self.step)
-        progress = TrainingProgress(self.console, self.steps, self.step, self.epoch_steps, self.baselines)
-        if self.step == 0:
+        log = RunLog(self.run, self.config.train.log_every, self._logged)
+        if not log.records:
             log.baselines(self.baselines)
         validation = held_out(self.config, "val") if self.config.data.val_samples else {}
+        progress = TrainingProgress(self.console, self.steps, self.step, self.epoch_steps, self.baselines)
         self.model.train()
         self._clock = time.perf_counter()
         try:
-            with StopRequest() as stop, progress:
-                for batch in self.loader:
+            if log.lost:
+                self.console.print(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
+            with StopRequest() as stop, progress, closing(iter(self.loader)) as batches:
+                if self._validate(validation, log, stop):  # a stop came before it, or in the middle
+                    self.save(log)
+                for batch in batches:
                     self._train_step(batch, log, progress)
-                    if self.step % self.epoch_steps == 0 and validation:
-                        log.validation(self.step, self.evaluate(validation))
-                    if stop.signum is not None or self._checkpoint_due():
-                        self.save()
-                    if stop.signum is not None and not self.complete:
-                        raise Stopped(stop.signum, f"stopped at step {self.step} of {self.steps}, checkpoint saved")
+                    stop.check()
+                    self._validate(validation, log, stop)
+                    if self._checkpoint_due():
+                        self.save(log)
+                    stop.check()
+        except (StopRequested, OutputLost) as reason:
+            self.stop(reason, log)
+        except TrainingError:
+            log.flush()  # what led up to it; it is dropped where the run goes on from its checkpoint
+            raise
         finally:
             log.close()
 
-    def evaluate(self, datasets: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-        """Results on data sets per task, as `unistd.training.evaluate.evaluate` gives them."""
-        return evaluate(
-            self.model, datasets, self.config.train.batch_size, self.config.data.workers, self.fabric.to_device
-        )
+    def stop(self, reason: StopRequested | OutputLost, log: RunLog | None = None) -> NoReturn:
+        """Writes the checkpoint and raises Stopped."""
+        self.save(log)
+        where = f"stopped at step {self.step} of {self.steps}, checkpoint saved"
+        raise Stopped(reason.signum, f"{where} ({reason})" if isinstance(reason, OutputLost) else where) from None
 
-    def save(self) -> None:
-        """Writes the checkpoint: all that is needed to go on exactly from here."""
+    def evaluate(
+        self, datasets: Mapping[str, Any], advance: Callable[[str], None] = lambda task: None
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """Results on data sets per task, as `unistd.training.evaluate.evaluate` gives them."""
+        config = self.config
+        batch_size, workers = config.train.batch_size, config.data.workers
+        return evaluate(self.model, datasets, batch_size, workers, self.fabric.to_device, advance)
+
+    def save(self, log: RunLog | None = None) -> None:
+        """Writes the checkpoint: all that is needed to go on exactly from here, and how much of `log` belongs to it."""
+        if log is not None:
+            self._logged = log.state_dict()
         save_checkpoint(
             self.run.checkpoint,
             {
@@ -129,6 +152,7 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "ranks": self.ranks.state_dict(),
                 "random": random_state(),
+                "log": self._logged,
             },
         )
 
@@ -147,6 +171,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.ranks.load_state_dict(state["ranks"])
         self.step, self.seconds, self.baselines = state["step"], state["seconds"], state["baselines"]
+        self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
         return state
 
     def _train_step(self, batch: Batch, log: RunLog, progress: TrainingProgress) -> None:
@@ -173,9 +198,18 @@ class Trainer:
         summary = self.ranks.summary()
         extra = {"lr": rate, "samples_per_second": samples / took, "seconds": self.seconds, "window": self.ranks.window}
         log.step(self.step, losses, extra | summary)
+        if self.complete:
+            log.flush()
         phase = "frozen" if self.ranks.frozen else "learning"
         ranks = f"ranks {phase} {summary['rank_mean']:.2f} ± {summary['rank_spread']:.2f}"
         progress.step(self.step, losses, ranks, samples / took)
+
+    def _validate(self, validation: Mapping[str, Any], log: RunLog, stop: StopRequest) -> bool:
+        """Writes the held-out results at an epoch's end, unless the log has them; whether it did."""
+        due = bool(validation) and self.step % self.epoch_steps == 0 and self.step > log.validated
+        if due:
+            log.validation(self.step, self.evaluate(validation, lambda task: stop.check()))
+        return due
 
     def _objective(self, errors: Mapping[str, Tensor]) -> Tensor:
         relative = self.config.optim.loss == "relative"
