@@ -43,6 +43,7 @@ setup(
     install_requires=["torch>=2.11", "safetensors>=0.4"],
     extras_require={
         "unistd": [
+            "filelock>=3.16",
             "h5py>=3.10",
             "jinja2>=3",
             "lightning-fabric>=2.5",

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from unistd.files import write_text
 from unistd.output import OutputLost
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
-from unistd.training.checkpoint import CheckpointError, write_atomically
+from unistd.training.checkpoint import CheckpointError
+from unistd.training.config import Config
 from unistd.training.loading import WorkerError
 from unistd.training.results import evaluate_run, read_results, results_table
-from unistd.training.run import Run, open_run
+from unistd.training.run import Run, find_run, open_run
 from unistd.training.settings import CONFIGS, describe_keys, dump_config, load_config
 from unistd.training.trainer import Trainer, TrainingError
 
@@ -41,50 +45,84 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def train(options: argparse.Namespace, console: Console) -> None:
     """Trains, evaluates and reports; continues a stopped run with --resume."""
     config = load_config(options.config, options.overrides)
+    _check_folder(options, config)
     run = Run(Path(config.run))
-    if run.checkpoint.exists() and not (options.resume or options.restart):
-        raise CheckpointError(f"{run.folder}: holds a run already; --resume continues it, --restart deletes it")
-    trainer = Trainer(config, run, console, resume=run.checkpoint.exists() and not options.restart)
-    if options.restart:
-        run.delete_files()
-    if trainer.complete and run.report.exists():
-        console.print(f"{run.folder} is complete; --restart trains it again")
-        console.print(results_table(read_results(run)))
-        return
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.config, lambda file: file.write_text(dump_config(config)))
-    try:
-        _introduce(trainer, console)
-    except OutputLost as lost:
-        trainer.stop(lost)
-    trainer.fit()
-    trainer.save_adapters()
-    evaluate(argparse.Namespace(run=run.folder), console)
-    report(argparse.Namespace(run=run.folder), console)
+    with run.writing():
+        if run.checkpoint.exists() and not (options.resume or options.restart):
+            raise CheckpointError(f"{run.folder}: holds a run already; --resume continues it, --restart deletes it")
+        resume = run.checkpoint.exists() and not options.restart
+        trainer = Trainer(config, run, console, resume)
+        if trainer.complete and run.report.exists():
+            with suppress(CheckpointError):  # no results, or of an earlier step: they are made again
+                results = results_table(read_results(run, config.tasks, trainer.step))
+                _say(console, f"{run.folder} is complete; --restart trains it again")
+                console.print(results)
+                return
+        if not resume:
+            run.delete_files()
+        write_text(run.config, dump_config(config))
+        try:
+            _introduce(trainer, console)
+        except OutputLost as lost:
+            trainer.stop(lost)
+        trainer.fit()
+        trainer.save_adapters()
+        _evaluate(run, console)
+        _report(run, console)
+
+
+def _check_folder(options: argparse.Namespace, config: Config) -> None:
+    """A run's own config.yaml is a config as any other; but its `run` is not where it is after a move or a copy."""
+    own = Run(Path(options.config).parent)
+    chosen = any(override.startswith("run=") for override in options.overrides)
+    moved = Path(config.run).resolve() != own.folder.resolve()
+    if Path(options.config).name == own.config.name and own.checkpoint.exists() and moved and not chosen:
+        raise CheckpointError(
+            f"{options.config}: its run was moved here from {config.run!r}; run=FOLDER says which one is meant"
+        )
 
 
 def _introduce(trainer: Trainer, console: Console) -> None:
     model = trainer.model.module
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    console.print(
-        f"[bold]UniSTD[/] · {len(trainer.specs)} tasks · {parameters / 1e6:.2f} M parameters,"
-        f" {trained / 1e6:.2f} M trained"
-        f" · {trainer.steps} steps in {trainer.config.train.epochs} epochs · {trainer.run.folder}",
-        highlight=False,
+    _say(
+        console,
+        Text.assemble(
+            ("UniSTD", "bold"),
+            f" · {len(trainer.specs)} tasks · {parameters / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"
+            f" · {trainer.steps} steps in {trainer.config.train.epochs} epochs · {trainer.run.folder}",
+        ),
     )
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Measures a run's model on the held-out test split."""
-    console.print(results_table(evaluate_run(options.run, console)))
+    run = find_run(options.run)
+    with run.writing():
+        _evaluate(run, console)
+
+
+def _evaluate(run: Run, console: Console) -> None:
+    console.print(results_table(evaluate_run(run.folder, console)))
 
 
 def report(options: argparse.Namespace, console: Console) -> None:
     """Writes a run's report.html."""
+    run = find_run(options.run)
+    with run.writing():
+        _report(run, console)
+
+
+def _report(run: Run, console: Console) -> None:
     from unistd.report import write_report  # matplotlib is slow to import, and only this needs it
 
-    console.print(f"report: {write_report(options.run)}", highlight=False)
+    _say(console, f"report: {write_report(run.folder)}")
+
+
+def _say(console: Console, text: str | Text) -> None:
+    """Prints a line as it is: what looks like markup in the name of a folder is none."""
+    console.print(text if isinstance(text, Text) else Text(text), soft_wrap=True, highlight=False)
 
 
 def predict(options: argparse.Namespace, console: Console) -> None:
@@ -107,7 +145,7 @@ def predict(options: argparse.Namespace, console: Console) -> None:
         first = (frames, forecast) if single else (frames[0], forecast[0])
         save_gif(path, np.concatenate(first), spec)
         written.append(str(path))
-    console.print(f"forecast {forecast.shape}: {', '.join(written)}", highlight=False)
+    _say(console, f"forecast {forecast.shape}: {', '.join(written)}")
 
 
 def read_frames(path: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -149,12 +149,13 @@ def test_resume_finishes_what_was_left_out(run_copy):
     assert (run_copy / "metrics.json").exists()
 
 
-def test_checkpoint_of_another_architecture_is_one_line(run_copy, capsys):
+def test_checkpoint_of_another_config_is_one_line(run_copy, capsys):
     config = tiny_config(run_copy, {"model.hidden": 8})
     (run_copy / "config.yaml").write_text(dump_config(config))
     message = error_of(capsys, "evaluate", run_copy)
     assert "checkpoint.pt: " in message
-    assert "of another architecture: its 'encoders." in message
+    assert "config.yaml is not what it was trained with" in message
+    assert "'model.hidden': 8, the run's is 4" in message
 
 
 def test_stop_has_the_exit_status_of_its_signal(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 from markupsafe import Markup
 
 from fastmoe_lora import ranks_frozen
+from unistd.files import read_text, write_text
 from unistd.model import UniSTD
 from unistd.report.adapters import gate_groups, rank_groups
 from unistd.report.charts import learning_curves, rank_curves
 from unistd.report.examples import example
-from unistd.training.checkpoint import write_atomically
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
 from unistd.training.evaluate import Results, held_out, tasks_beaten
 from unistd.training.log import read_log
-from unistd.training.results import read_results
-from unistd.training.run import open_run
+from unistd.training.results import change, read_results
+from unistd.training.run import read_run
+from unistd.training.state import check_sources, source_kinds
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes report.html of an evaluated run and returns its path. Raises CheckpointError as `open_run` does."""
-    run, config, model = open_run(folder)
-    results, log = read_results(run), read_log(run.log)
+    """Writes report.html of an evaluated run and returns its path. Raises CheckpointError as `read_run` and
+    `read_results` do."""
+    trained = read_run(folder)
+    run, config, model = trained.run, trained.config, trained.model
+    results, log = read_results(run, config.tasks, trained.step), read_log(run.log)
     datasets = held_out(config, "test")
+    check_sources(trained.sources, source_kinds(datasets), run.checkpoint)
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
     page = _template().render(
-        name=run.folder.resolve().name,
-        config_text=run.config.read_text(),
+        name=os.fsencode(run.folder.resolve().name).decode("utf-8", "replace"),
+        config_text=read_text(run.config),
         facts=_facts(config, model, results, log),
         rows=_rows(model, results, datasets),
         examples=examples,
@@ -42,7 +47,7 @@ def write_report(folder: str | Path) -> Path:
         gates=gate_groups({task: shown.gates for task, shown in examples.items()}),
         frozen=ranks_frozen(model),
     )
-    write_atomically(run.report, lambda file: file.write_text(page))
+    write_text(run.report, page)
     return run.report
 
 
@@ -65,7 +70,7 @@ def _facts(config: Config, model: UniSTD, results: Results, log: list[Mapping[st
     base = ("weight", "bias")
     adapters = sum(p.numel() for layer in layers for name, p in layer.named_parameters() if name not in base)
     experts = sum(layer.rank.numel() for layer in layers)
-    changes = [result["model"]["mse"] / result["repeat_last"]["mse"] - 1 for result in results.values()]
+    changes = [change(result) for result in results.values()]
     seconds = max((record["seconds"] for record in log if "seconds" in record), default=0)
     return [
         (f"{len(tasks_beaten(results))} of {len(results)}", "tasks better than repeating the last frame"),
@@ -85,7 +90,7 @@ def _rows(model: UniSTD, results: Results, datasets: Mapping[str, Any]) -> list[
                 "spec": spec,
                 "model": result,
                 "last": last,
-                "change": result["mse"] / last["mse"] - 1,
+                "change": change(results[task]),
                 "generated": datasets[task].source == "generated",
             }
         )

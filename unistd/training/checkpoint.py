@@ -1,68 +1,101 @@
-"""Checkpoints: one file a run, replaced as a whole or not at all."""
+"""Checkpoints: one file a run, replaced as a whole or not at all, whose end says what its bytes must be.
+
+The file is the zip archive that `torch.save` writes; the archive's comment is the SHA-256 of all bytes before it. Any
+reader of zip archives, torch among them, passes over the comment; files of earlier releases have none.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
-from unistd.model import UniSTD
+from unistd.files import open_file, write_atomically
+
+_MARK = b"unistd sha256 "
+_COMMENT = len(_MARK) + 64
+_END = b"PK\x05\x06"  # the archive's last record: 22 bytes, in the last two of them the length of the comment
+_BLOCK = 1 << 20
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or of another architecture. One line, names the file."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` on a temporary file beside `path` and puts it in place; a crash leaves the old file whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A checkpoint that is missing, damaged or of another run. One line, names the file."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain values) as a file that `load_checkpoint` reads without unpickling code."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    """Writes `state` (tensors and plain values) as a file that `load_checkpoint` reads without unpickling code.
+
+    Raises OSError naming `path`; what was there before is whole then.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w+b") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch's own, in the place of what the file's write raised
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            file.seek(-2, os.SEEK_END)
+            file.write(_COMMENT.to_bytes(2, "little"))
+            size = file.tell()
+            file.write(_MARK + _digest(file, size))
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that `save_checkpoint` wrote, on the CPU; raises CheckpointError where it is missing or damaged."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no checkpoint here")
+    """The state that `save_checkpoint` wrote, on the CPU; its keys are unchecked (see `state`).
+
+    Raises CheckpointError where the file is missing or not, byte for byte, what was written; OSError where it is a
+    folder, a pipe or the like.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what the unpickler raises depends on where the bytes went wrong
-        raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)})") from None
+        file = open_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no checkpoint here") from None
+    with file:
+        try:
+            _check_bytes(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what the readers raise depends on where the bytes went wrong
+            raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)})") from None
 
 
-def load_weights(model: UniSTD, weights: dict[str, Tensor], source: Path) -> None:
-    """Loads a model's state; raises CheckpointError naming the first thing that another architecture has otherwise."""
-    try:
-        model.load_state_dict(weights)
-    except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+def _check_bytes(file: BinaryIO) -> None:
+    """Raises where the bytes are not those that were written, or unpack to more than they are."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _COMMENT))
+    tail = file.read()
+    sealed = tail.startswith(_MARK)
+    if sealed and tail != _MARK + _digest(file, size - _COMMENT):
+        raise ValueError("its bytes are not those that were written: their SHA-256 differs")
+    if not sealed and (tail[-22:-18] != _END or tail[-2:] != b"\0\0"):
+        raise ValueError("its end is missing, or it never was a checkpoint")
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is compressed, which no checkpoint is")
+        if (unpacked := sum(member.file_size for member in members)) > size:
+            raise ValueError(f"{size} bytes that declare {unpacked}")
+        if not sealed and (wrong := archive.testzip()) is not None:
+            raise ValueError(f"{wrong} in it has another CRC than was written")
 
 
-def random_state() -> dict[str, Any]:
-    """State of the random generators that training draws from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restores `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """SHA-256 of the first `size` bytes, as 64 hexadecimal digits; leaves the file behind them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while size > 0:
+        block = file.read(min(size, _BLOCK))
+        if not block:
+            raise ValueError("it became shorter while it was read")
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest().encode()
 
 
 def _first_line(error: Exception) -> str:

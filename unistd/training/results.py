@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from lightning_fabric import Fabric
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-from unistd.training.checkpoint import CheckpointError, write_atomically
+from unistd.files import read_text, write_text
+from unistd.metrics import METRICS
+from unistd.training.checkpoint import CheckpointError
 from unistd.training.evaluate import Results, evaluate, held_out, tasks_beaten
-from unistd.training.run import Run, open_run
+from unistd.training.expected import Maybe, compare, finite, number, whole
+from unistd.training.run import Run, read_run
+from unistd.training.state import check_sources, source_kinds
 
 
-def evaluate_run(folder: str, console: Console) -> Results:
+def evaluate_run(folder: str | Path, console: Console) -> Results:
     """Measures a run's model on the test split, writes metrics.json and returns its "tasks".
 
     Raises CheckpointError as `open_run` does.
     """
-    run, config, model = open_run(folder)
+    trained = read_run(folder)
+    run, config, model = trained.run, trained.config, trained.model
     fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
+    check_sources(trained.sources, source_kinds(datasets), run.checkpoint)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // batch) for dataset in datasets.values()))
 
@@ -33,19 +44,47 @@ def evaluate_run(folder: str, console: Console) -> Results:
         results = evaluate(module, datasets, batch, config.data.workers, fabric.to_device, advance)
     record = {
         "split": "test",
+        "step": trained.step,
         "samples": {task: len(dataset) for task, dataset in datasets.items()},
         "source": {task: dataset.source for task, dataset in datasets.items()},
         "tasks": results,
     }
-    write_atomically(run.metrics, lambda file: file.write_text(json.dumps(record, indent=2) + "\n"))
+    text = json.dumps(record, indent=2) + "\n"
+    if not run.metrics.exists() or run.metrics.read_bytes() != text.encode():
+        run.report.unlink(missing_ok=True)  # it shows other results
+    write_text(run.metrics, text)
     return results
 
 
-def read_results(run: Run) -> Results:
-    """The "tasks" of a run's metrics.json; raises CheckpointError where the run was not evaluated."""
-    if not run.metrics.is_file():
-        raise CheckpointError(f"{run.metrics}: no results yet, `unistd evaluate {run.folder}` makes them")
-    return json.loads(run.metrics.read_text())["tasks"]
+def read_results(run: Run, tasks: Iterable[str], step: int) -> Results:
+    """The "tasks" of a run's metrics.json.
+
+    Raises CheckpointError where the run was not evaluated, or not after this `step`, and where the file is damaged or
+    of other tasks; OSError where it cannot be read.
+    """
+    again = f"`unistd evaluate {run.folder}` makes them"
+    try:
+        record = json.loads(read_text(run.metrics))
+    except FileNotFoundError:
+        raise CheckpointError(f"{run.metrics}: no results yet, {again}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{run.metrics}: damaged, not JSON ({error})") from None
+    measures = {name: finite if name in ("psnr", "ssim") else number(zero=True) for name in METRICS}
+    results = {task: {"model": measures, "repeat_last": measures} for task in tasks}
+    others = dict.fromkeys(("split", "samples", "source"), Maybe(lambda value: None))
+    expected = {"step": Maybe(whole(0, sys.maxsize)), "tasks": results} | others
+    compare(record, expected, "", f"{run.metrics}: damaged")
+    if record.get("step", step) != step:  # earlier releases do not say
+        raise CheckpointError(
+            f"{run.metrics}: results after step {record['step']}, the checkpoint is of step {step}; {again} anew"
+        )
+    return record["tasks"]
+
+
+def change(result: Mapping[str, Mapping[str, float]]) -> float:
+    """By how much a task's squared error differs from that of repeating the last frame, as a share of it."""
+    model, last = result["model"]["mse"], result["repeat_last"]["mse"]
+    return model / last - 1 if last else math.inf
 
 
 def results_table(results: Results) -> Table:
@@ -58,12 +97,11 @@ def results_table(results: Results) -> Table:
         table.add_column(column, justify="right")
     for task, result in results.items():
         model, last = result["model"], result["repeat_last"]
-        change = model["mse"] / last["mse"] - 1 if last["mse"] else float("inf")
         table.add_row(
-            task,
+            Text(task),
             f"{model['mse']:.5f}",
             f"{last['mse']:.5f}",
-            f"[{'green' if task in beaten else 'red'}]{change:+.0%}",
+            f"[{'green' if task in beaten else 'red'}]{change(result):+.0%}",
             f"{model['mae']:.4f}",
             f"{model['psnr']:.2f}",
             f"{last['psnr']:.2f}",

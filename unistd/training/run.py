@@ -1,18 +1,22 @@
-"""The folder of a run: which file is where, and the model that it holds."""
+"""The folder of a run: which file is where, who may write there, and the model that it holds."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from unistd.files import remove_leftovers, require
 from unistd.model import AdapterConfig, TrunkConfig, UniSTD
-from unistd.training.checkpoint import CheckpointError, load_checkpoint, load_weights
+from unistd.training.checkpoint import CheckpointError, load_checkpoint
 from unistd.training.config import Config
 from unistd.training.data import task_specs
+from unistd.training.lock import locked
 from unistd.training.settings import load_config
+from unistd.training.state import check_config_of, check_model
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,29 @@ class Run:
     def report(self) -> Path:
         return self.folder / "report.html"
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Inside `with`, no other process writes here (see `locked`), and each name has what it should, or nothing.
+
+        Raises RunInUse; OSError naming the folder or the file that is, say, a named pipe.
+        """
+        with locked(self.folder):
+            for file in (self.config, self.checkpoint, self.log, self.metrics, self.report):
+                require(file, "a file", "nothing")
+            for folder in (self.adapters, self.tensorboard):
+                require(folder, "a folder", "nothing")
+            remove_leftovers(self.folder)
+            yield
+
     def delete_files(self) -> None:
         """Removes what an earlier training left here; files of others stay."""
-        for folder in (self.tensorboard, self.adapters):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.checkpoint, self.log, self.metrics, self.report):
+        folders = {self.adapters: "adapters.*", self.tensorboard: "events.out.tfevents.*"}
+        files = [file for folder, names in folders.items() for file in folder.glob(names)]
+        for file in (self.checkpoint, self.metrics, self.report, self.log, *files):
             file.unlink(missing_ok=True)
+        for folder in folders:
+            with suppress(OSError):  # not there, or with files of others in it
+                folder.rmdir()
 
 
 def use_threads(config: Config) -> None:
@@ -88,17 +109,44 @@ def build_model(config: Config, load_pretrained: bool = True) -> UniSTD:
     )
 
 
+def find_run(folder: str | Path) -> Run:
+    """The run in a folder; raises CheckpointError where there is none."""
+    run = Run(Path(folder))
+    if not run.config.exists():
+        raise CheckpointError(f"{folder}: not the folder of a run (no {run.config.name} in it)")
+    return run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose checkpoint was read: its model (in evaluation mode, on the CPU) after `step` steps."""
+
+    run: Run
+    config: Config
+    model: UniSTD
+    step: int
+    sources: Mapping[str, str]
+    """where each task's training data came from, as `source_kinds` says; empty in checkpoints of earlier releases"""
+
+
 def open_run(folder: str | Path) -> tuple[Run, Config, UniSTD]:
     """A run's paths, config and trained model (in evaluation mode, on the CPU).
 
-    Raises CheckpointError: not the folder of a run, no checkpoint yet, or one of another architecture.
+    Raises CheckpointError: not the folder of a run, no checkpoint yet, a damaged one, or one that was trained with
+    another config than the folder's.
     """
-    run = Run(Path(folder))
-    if not run.config.is_file():
-        raise CheckpointError(f"{folder}: not the folder of a run (no {run.config.name} in it)")
+    trained = read_run(folder)
+    return trained.run, trained.config, trained.model
+
+
+def read_run(folder: str | Path) -> TrainedRun:
+    """As `open_run`, with what else the checkpoint says."""
+    run = find_run(folder)
     config = load_config(run.config)
     use_threads(config)
     state = load_checkpoint(run.checkpoint)
+    check_config_of(state, config, run.checkpoint, f"{run.config.name} is not what it was trained with")
     model = build_model(config, load_pretrained=False)
-    load_weights(model, state["model"], run.checkpoint)
-    return run, config, model.eval()
+    check_model(state, config, model, run.checkpoint)
+    model.load_state_dict(state["model"])
+    return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}))

@@ -17,14 +17,7 @@ from torch.nn import functional as F
 from fastmoe_lora import save_adapters
 from unistd.metrics import repeat_last
 from unistd.output import OutputLost
-from unistd.training.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    load_weights,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-)
+from unistd.training.checkpoint import load_checkpoint, save_checkpoint
 from unistd.training.config import Config
 from unistd.training.data import Batch, MixedDataset, steps_per_epoch, task_specs, train_loader
 from unistd.training.evaluate import evaluate, held_out
@@ -33,13 +26,18 @@ from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads
-from unistd.training.settings import changed_keys
+from unistd.training.state import (
+    check_config_of,
+    check_model,
+    check_sources,
+    check_training,
+    random_state,
+    set_random_state,
+    source_kinds,
+)
 from unistd.training.stop import Stopped, StopRequest, StopRequested
 
 BASELINE_SAMPLES = 64  # training samples per task that the error of repeating the last frame is measured on
-# keys that may differ between a run and its resumption, since no number of the training depends on them
-FREE_KEYS = {"run", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
-FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
 
 
 class TrainingError(RuntimeError):
@@ -53,8 +51,8 @@ class Trainer:
         config: what to train.
         run: folder of the run.
         console: where progress is shown.
-        resume: go on from the run's checkpoint. Raises CheckpointError where it is missing, damaged, or of a config
-            that would have trained something else.
+        resume: go on from the run's checkpoint, which brings all weights: a pre-trained file is not read again. Raises
+            CheckpointError where it is missing, damaged, or of a config that would have trained something else.
     """
 
     def __init__(self, config: Config, run: Run, console: Console, resume: bool = False) -> None:
@@ -64,21 +62,25 @@ class Trainer:
         self.epoch_steps = steps_per_epoch(config)
         self.steps = config.train.epochs * self.epoch_steps
         self.step, self.seconds = 0, 0.0
+        state = self._read() if resume else None
         self.fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
         torch.manual_seed(config.train.seed)
-        model = build_model(config)
+        model = build_model(config, load_pretrained=state is None)
         self.ranks = RankPhase(model, config.ranks, config.ranks.epochs * self.epoch_steps)
         optimizer = build_optimizer(model, config.optim, exclude=self.ranks.ranks)
         self.schedule = build_schedule(optimizer, config.optim, self.steps)
+        if state is not None:
+            check_model(state, config, model, run.checkpoint)
+            check_training(state, config, model, optimizer, self.schedule, self.ranks.optimizer, run.checkpoint)
+            self.step, self.seconds = state["step"], state["seconds"]
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
-        self.baselines: dict[str, float] = {}
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
-        state = self._load() if resume else None
         self.loader = train_loader(config, self.specs, range(self.step, self.steps))
-        if state is None:
-            self.baselines = repeat_last_errors(self.loader.dataset)
-        else:
-            set_random_state(state["random"])
+        self.baselines = repeat_last_errors(self.loader.dataset) if state is None else state["baselines"]
+        self.sources = source_kinds(self.loader.dataset.datasets)
+        if state is not None:
+            check_sources(state.get("sources", {}), self.sources, run.checkpoint)
+            self._load(state)
 
     @property
     def complete(self) -> bool:
@@ -137,42 +139,48 @@ class Trainer:
         return evaluate(self.model, datasets, batch_size, workers, self.fabric.to_device, advance)
 
     def save(self, log: RunLog | None = None) -> None:
-        """Writes the checkpoint: all that is needed to go on exactly from here, and how much of `log` belongs to it."""
+        """Writes the checkpoint: all that is needed to go on exactly from here, and how much of `log` belongs to it.
+
+        Raises TrainingError where a weight is NaN or infinite, OSError where the file cannot be written; the checkpoint
+        before is untouched.
+        """
         if log is not None:
             self._logged = log.state_dict()
-        save_checkpoint(
-            self.run.checkpoint,
-            {
-                "config": self.config.model_dump(),
-                "step": self.step,
-                "seconds": self.seconds,
-                "baselines": self.baselines,
-                "model": self.model.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "ranks": self.ranks.state_dict(),
-                "random": random_state(),
-                "log": self._logged,
-            },
-        )
+        state = {
+            "config": self.config.model_dump(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "baselines": self.baselines,
+            "model": self.model.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ranks": self.ranks.state_dict(),
+            "random": random_state(),
+            "sources": self.sources,
+            "log": self._logged,
+        }
+        self._check_finite(state["model"])
+        for moments in state["optimizer"]["state"].values():
+            self._check_finite(moments)
+        save_checkpoint(self.run.checkpoint, state)
 
     def save_adapters(self) -> None:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
         save_adapters(self.model.module, self.run.adapters)
 
-    def _load(self) -> dict[str, Any]:
-        path = self.run.checkpoint
-        state = load_checkpoint(path)
-        changed = [key for key in changed_keys(state["config"], self.config.model_dump()) if key not in FREE_KEYS]
-        if changed:
-            raise CheckpointError(f"{path}: cannot be resumed, the config differs from the run's in {changed[0]!r}")
-        load_weights(self.model.module, state["model"], path)
+    def _read(self) -> dict[str, Any]:
+        state = load_checkpoint(self.run.checkpoint)
+        check_config_of(state, self.config, self.run.checkpoint, "cannot be resumed")
+        return state
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state that was checked as a whole."""
+        self.model.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.ranks.load_state_dict(state["ranks"])
-        self.step, self.seconds, self.baselines = state["step"], state["seconds"], state["baselines"]
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
-        return state
+        set_random_state(state["random"])
 
     def _train_step(self, batch: Batch, log: RunLog, progress: TrainingProgress) -> None:
         self.ranks.begin_step(self.step)
@@ -222,6 +230,11 @@ class Trainer:
                 clean = all(bool(torch.isfinite(frames).all()) for frames in batch[task])
                 cause = "its frames are finite: try a lower optim.lr" if clean else "its frames hold NaN or Inf"
                 raise TrainingError(f"step {self.step + 1}: the loss of task {task!r} is {loss}; {cause}")
+
+    def _check_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise TrainingError(f"step {self.step}: {name!r} holds NaN or Inf: try a lower optim.lr")
 
     def _clip_gradients(self) -> None:
         largest = math.inf if self.config.optim.clip is None else self.config.optim.clip

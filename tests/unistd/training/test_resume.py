@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 from support.tiny_run import STEPS, tiny_config
 
-from unistd.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
+from unistd.files import write_atomically
+from unistd.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from unistd.training.log import read_log
 from unistd.training.run import Run
 from unistd.training.stop import Stopped, StopRequest

@@ -1,0 +1,239 @@
+"""What the state in a checkpoint must be, key by key, for the run that is to go on from it or be measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+from fastmoe_lora import RankOptimizer
+from unistd.model import UniSTD
+from unistd.training.checkpoint import CheckpointError
+from unistd.training.config import Config
+from unistd.training.data import steps_per_epoch
+from unistd.training.expected import Maybe, close, compare, number, tensor_fault, whole
+from unistd.training.settings import changed_keys, check_config
+
+KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedule", "ranks", "random")
+# keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
+FREE_KEYS = {"run", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
+FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
+MOVABLE_KEYS = {"data.root", "model.pretrained"}  # paths: what they lead to may have been moved
+_HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch
+
+
+def check_config_of(state: Any, config: Config, source: Path, user: str) -> None:
+    """Raises CheckpointError where the checkpoint is not one of ours, or not one of a run with this config.
+
+    Args:
+        state: what `load_checkpoint` read from `source`.
+        user: what the config is to be used for, as the message says it.
+    """
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{_damaged(source)}, expected a dict, found {short(state)}")
+    if (missing := next((key for key in KEYS if key not in state), None)) is not None:
+        raise CheckpointError(f"{_damaged(source)}, it has no {missing!r}")
+    if not isinstance(state["config"], dict):
+        raise CheckpointError(f"{_damaged(source)}, 'config': expected a dict, found {short(state['config'])}")
+    trained = check_config(state["config"], source=f"{_damaged(source)}, 'config'").model_dump()
+    here = config.model_dump()
+    for key in changed_keys(trained, here):
+        before, now = (_value(tree, key) for tree in (trained, here))
+        moved = key in MOVABLE_KEYS and None not in (before, now)
+        if key not in FREE_KEYS and not moved:
+            values = f"{short(now)}, the run's is {short(before)}"
+            raise CheckpointError(f"{source}: {user}, the config differs from the run's in {key!r}: {values}")
+
+
+def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source: Path) -> None:
+    """Raises CheckpointError naming the first of "step" and the model's tensors that no run of this config can have."""
+    epoch = steps_per_epoch(config)
+    compare(state["step"], whole(0, config.train.epochs * epoch), "step", _damaged(source))
+    step, phase = state["step"], config.ranks.epochs * epoch
+    frozen = step > phase or step == config.train.epochs * epoch
+    expected = dict(model.state_dict())
+    for name, layer in model.ramoe_layers().items():
+        expected[f"{name}.rank_frozen"] = torch.tensor(frozen)
+        expected[f"{name}.rank"] = _ranks(layer.rank, layer.max_rank, frozen)
+    compare(state["model"], expected, "model", _damaged(source))
+
+
+def check_training(
+    state: Mapping[str, Any],
+    config: Config,
+    model: UniSTD,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
+    ranks: Optimizer,
+    source: Path,
+) -> None:
+    """Raises CheckpointError naming the first value, beside those of `check_model`, with which training cannot go on.
+
+    `optimizer` (of the weights), `schedule` and `ranks` (the ranks' optimizer) are those of a run at its start.
+    """
+    step, epoch = state["step"], steps_per_epoch(config)
+    drawn = (config.train.tasks_per_step or len(config.tasks)) * step
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def seen(parameter: Tensor) -> bool:
+        """Whether every run has taken a step along this parameter's gradient by now."""
+        own = names[id(parameter)].startswith(("encoders.", "decoders."))  # of one task
+        adapter = config.ranks.epochs == 0 and ".lora_" in names[id(parameter)]  # of rank 0 it may be
+        return step > 0 and not adapter and (drawn >= len(config.tasks) or not own)
+
+    rates = [base * share(step) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    learned = min(step, config.ranks.epochs * epoch)
+    expected = {
+        "config": lambda value: None,  # has been checked
+        "step": step,
+        "seconds": number(zero=True),
+        "baselines": dict.fromkeys(config.tasks, number(zero=False)),
+        "model": lambda value: None,
+        "optimizer": {"state": _moments(optimizer, seen, step), "param_groups": _groups(optimizer, rates)},
+        "schedule": _schedule(schedule, step, rates),
+        "ranks": {"state": _rank_state(ranks, learned), "param_groups": _groups(ranks)},
+        "random": {"cpu": _generator_state("cpu"), "cuda": _generator_states},
+        "log": Maybe(partial(_log, tasks=config.tasks)),
+        "sources": Maybe(dict.fromkeys(config.tasks, _source)),
+    }
+    compare(state, expected, "", _damaged(source))
+
+
+def _ranks(expected: Tensor, max_rank: int, frozen: bool) -> Callable[[Any], str | None]:
+    def fault(value: Any) -> str | None:
+        words = tensor_fault(value, expected)
+        if words is None and not ((value >= 0) & (value <= max_rank) & ((value == value.round()) | (not frozen))).all():
+            words = f"{'whole ' if frozen else ''}ranks of 0 to {max_rank}"
+        return words
+
+    return fault
+
+
+def _moments(optimizer: Optimizer, seen: Callable[[Tensor], bool], steps: int) -> dict[int, Any]:
+    """State of Adam after at most `steps` steps; optional for a parameter whose gradient may not have been seen yet."""
+
+    def count(value: Any) -> str | None:
+        right = tensor_fault(value, torch.tensor(0.0)) is None and value == value.round() and 1 <= value <= steps
+        return None if right else f"float32 (), a whole number from 1 to {steps}"
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {}
+    for index, parameter in enumerate(parameters):
+
+        def square(value: Any, like: Tensor = parameter) -> str | None:
+            return tensor_fault(value, like, least=0)
+
+        moments = {"step": count, "exp_avg": parameter, "exp_avg_sq": square}
+        state[index] = moments if seen(parameter) else Maybe(moments)
+    return state
+
+
+def _rank_state(optimizer: Optimizer, steps: int) -> dict[int, Any]:
+    """State of the ranks' optimizer after `steps` steps of the rank phase."""
+    if steps == 0:
+        return {}
+    if not isinstance(optimizer, RankOptimizer):
+        return _moments(optimizer, lambda parameter: True, steps)
+    ranks = optimizer.param_groups[0]["params"]
+    shared = {"step": steps, "mean_square": lambda value: tensor_fault(value, ranks[0].new_zeros(()), least=0)}
+    return {index: {"mean": rank.detach()} | (shared if index == 0 else {}) for index, rank in enumerate(ranks)}
+
+
+def _groups(optimizer: Optimizer, rates: list[float] | None = None) -> list[dict[str, Any]]:
+    """Parameter groups with the learning rates of a step (None: those they have)."""
+    groups = optimizer.state_dict()["param_groups"]
+    expected = []
+    for index, group in enumerate(groups):
+        values = {key: value if key in _HYPERPARAMETERS else Maybe(value) for key, value in group.items()}
+        expected.append(values | ({"lr": close(rates[index])} if rates else {}))
+    return expected
+
+
+def _schedule(schedule: LambdaLR, step: int, rates: list[float]) -> dict[str, Any]:
+    fresh = {key: Maybe(value) for key, value in schedule.state_dict().items()}
+    now = {"base_lrs": schedule.base_lrs, "last_epoch": step, "_step_count": step + 1}
+    return fresh | now | {"_last_lr": [close(rate) for rate in rates]}
+
+
+def _generator_state(device: str) -> Callable[[Any], str | None]:
+    def fault(value: Any) -> str | None:
+        try:
+            torch.Generator(device).set_state(value)
+        except (RuntimeError, TypeError):
+            return f"a state of torch's random generator ({device})"
+        return None
+
+    return fault
+
+
+def _log(value: Any, tasks: list[str]) -> str | None:
+    words = "None, or how many records there are and the losses since the last one"
+    if value is None:
+        return None
+    if not isinstance(value, dict) or set(value) != {"records", "losses"} or not isinstance(value["losses"], dict):
+        return words
+    lists = value["losses"].values()
+    right = all(isinstance(losses, list) and not any(map(number(zero=True), losses)) for losses in lists)
+    right = right and set(value["losses"]) <= set(tasks) and whole(0, sys.maxsize)(value["records"]) is None
+    return None if right else words
+
+
+def _source(value: Any) -> str | None:
+    return None if value in ("generated", "files") else "'generated' or 'files'"
+
+
+def _generator_states(value: Any) -> str | None:
+    if not isinstance(value, list) or not all(isinstance(state, Tensor) for state in value):
+        return "a list of states of the random generators of GPUs"
+    faults = [_generator_state("cuda")(state) for state in value] if torch.cuda.is_available() else []
+    return next(filter(None, faults), None)
+
+
+def _damaged(source: Path) -> str:
+    return f"{source}: damaged checkpoint"
+
+
+def _value(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def source_kinds(datasets: Mapping[str, Dataset]) -> dict[str, str]:
+    """Where each task's data come from: "generated" or "files"."""
+    return {task: "generated" if data.source == "generated" else "files" for task, data in datasets.items()}
+
+
+def check_sources(trained: Mapping[str, str], now: Mapping[str, str], source: Path) -> None:
+    """Raises CheckpointError where a task was trained on files and its data are generated now, or the other way.
+
+    Both as `source_kinds` gives them; a checkpoint of an earlier release holds none.
+    """
+    for task, kind in now.items():
+        if trained.get(task, kind) != kind:
+            raise CheckpointError(
+                f"{source}: task {task!r} was trained on data of kind {trained[task]!r}, below data.root are now"
+                f" {kind!r}"
+            )
+
+
+def random_state() -> dict[str, Any]:
+    """State of the random generators that training draws from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restores `random_state`, as far as there are as many GPUs."""
+    torch.set_rng_state(state["cpu"])
+    for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(cuda, device)
