@@ -179,12 +179,14 @@ def tasks(options: argparse.Namespace, console: Console) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     parser = argparse.ArgumentParser(
-        prog="unistd", description="One Transformer that forecasts ten spatio-temporal tasks."
+        prog="unistd", description="One Transformer that forecasts ten spatio-temporal tasks.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(function, **options) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, **options)
+        words = {"help": function.__doc__, "description": function.__doc__, "allow_abbrev": False}
+        sub = commands.add_parser(function.__name__, **words, **options)
+        sub.register("action", None, _Once)
         sub.set_defaults(run_command=function)
         return sub
 
@@ -209,6 +211,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(tasks)
     sub.add_argument("--root", metavar="FOLDER", help="folder of real data sets")
     return parser
+
+
+class _Once(argparse._StoreAction):
+    """An option with a value, given once: of two values argparse alone would take the last in silence."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        seen = namespace.__dict__.setdefault("seen", set())
+        if option_string in seen:
+            parser.error(f"argument {option_string}: given twice, expected once")
+        if option_string is not None:
+            seen.add(option_string)
+        super().__call__(parser, namespace, values, option_string)
 
 
 def keys_help() -> str:

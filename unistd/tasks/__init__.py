@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from unistd.messages import shown
 from unistd.tasks import bair, cityscapes, enso, human36m, kitti, kth, moving_mnist, sevir, taxibj, traffic4cast
 from unistd.tasks.data import SequenceDataset, stream_index
 from unistd.tasks.spec import TaskSpec, nearest
@@ -41,7 +42,7 @@ def get_task(name: str) -> Task:
         ValueError: no such task; the message names the nearest one.
     """
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}{nearest(name, list(TASKS))}")
+        raise ValueError(f"unknown task {shown(name)}{nearest(name, list(TASKS))}")
     return TASKS[name]
 
 

@@ -6,46 +6,74 @@ line overrides single keys (`settings.py`). `unistd train --help` prints this fi
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from unistd.tasks import TASKS
+from unistd.messages import shown
+from unistd.model import TrunkConfig
+from unistd.tasks import TASKS, TaskSpec, get_task
 
 
 class Section(BaseModel):
-    """Keys are checked: an unknown one is an error, never ignored; a config does not change once it is made."""
+    """Keys are checked: an unknown one is an error, never ignored; a config does not change once it is made.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    Types are strict: true is no number, 3.0 no whole number, "3" neither; a whole number serves where any number does.
+    No number is NaN or infinite. The upper bounds lie far beyond what a run can use, so that a slip of the digits is
+    told at once; whether a model and its batches fit into memory is checked before they are made (`memory.py`).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _path(text: str) -> str:
+    """The text of a path, with the home folder for ~."""
+    if not text.strip() or text != text.strip():
+        raise ValueError(f"expected a path without blanks around it, found {shown(text)}")
+    if "\0" in text or len(text) > 1000:
+        raise ValueError(f"expected a path of at most 1000 characters and no NUL, found {shown(text)}")
+    try:
+        text.encode()
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except UnicodeEncodeError:
+        raise ValueError(f"expected a path that is text, found {shown(text)}") from None
+    except RuntimeError:
+        raise ValueError(f"found no home folder for {shown(text)}") from None
+
+
+PathText = Annotated[str, AfterValidator(_path)]
 
 
 class TaskOptions(Section):
     """Changes to a task's own shapes; what is left out keeps the published protocol."""
 
-    height: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1, le=4096)
     """frame height in pixels"""
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1, le=4096)
     """frame width in pixels"""
-    frames_in: int | None = Field(None, ge=1)
+    frames_in: int | None = Field(None, ge=1, le=1024)
     """frames the model sees"""
-    frames_out: int | None = Field(None, ge=1)
+    frames_out: int | None = Field(None, ge=1, le=1024)
     """frames the model forecasts"""
-    patch: int | None = Field(None, ge=1)
+    patch: int | None = Field(None, ge=1, le=256)
     """pixels per side of a token"""
 
 
 class DataConfig(Section):
     """Where samples come from."""
 
-    root: str | None = None
+    root: PathText | None = None
     """folder of real data sets; a task whose files are not found there is generated"""
-    train_samples: int = Field(4096, ge=1)
+    train_samples: int = Field(4096, ge=1, le=10**7)
     """generated training samples per task (real data sets have their own length)"""
-    val_samples: int = Field(64, ge=0)
+    val_samples: int = Field(64, ge=0, le=10**7)
     """held-out samples per task measured after each epoch; 0: no validation"""
-    test_samples: int = Field(256, ge=1)
+    test_samples: int = Field(256, ge=1, le=10**7)
     """held-out samples per task of the final evaluation (at most the size of the test split)"""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256)
     """processes that load data beside the training process; 0: the training process loads"""
     cache: bool = False
     """keep each sample in memory after its first use (per loading process)"""
@@ -54,55 +82,70 @@ class DataConfig(Section):
 class TrunkOptions(Section):
     """A Vision Transformer of one's own; see `unistd.model.TrunkConfig`."""
 
-    width: int = Field(768, ge=1)
+    width: int = Field(768, ge=1, le=16_384)
     """channels of a token"""
-    depth: int = Field(12, ge=1)
+    depth: int = Field(12, ge=1, le=256)
     """number of blocks"""
-    heads: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1, le=1024)
     """attention heads"""
-    mlp_ratio: float = Field(4.0, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0, le=64)
     """hidden width of the MLP as a multiple of `width`"""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        self.trunk_config()
+        return self
+
+    def trunk_config(self) -> TrunkConfig:
+        """The same for `UniSTD`; raises ValueError for sizes that do not fit together."""
+        return TrunkConfig(**self.model_dump())
 
 
 class ModelConfig(Section):
     """The network; see `unistd.UniSTD`."""
 
-    trunk: str | TrunkOptions = "ViT-B-16"
+    trunk: Annotated[str, Field(min_length=1, max_length=200)] | TrunkOptions = "ViT-B-16"
     """name of an open_clip or timm Vision Transformer, or the sizes of one's own, as model.trunk.depth=4"""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """open_clip tag or local file of the trunk's weights (then it is frozen); null: the trunk is trained"""
-    qkv_experts: int = Field(6, ge=1)
+    qkv_experts: int = Field(6, ge=1, le=256)
     """experts of each of query, key and value"""
-    proj_experts: int = Field(2, ge=1)
+    proj_experts: int = Field(2, ge=1, le=256)
     """experts of the attention's output projection"""
-    temporal_experts: int = Field(2, ge=1)
+    temporal_experts: int = Field(2, ge=1, le=256)
     """experts of the temporal module"""
-    temporal_width: int = Field(128, ge=1)
+    temporal_width: int = Field(128, ge=1, le=16_384)
     """hidden width of the temporal module"""
-    max_rank: int = Field(8, ge=1)
+    max_rank: int = Field(8, ge=1, le=256)
     """largest rank of an expert"""
-    init_rank: float = Field(4.5, ge=0)
+    init_rank: float = Field(4.5, ge=0, le=256)
     """rank of every expert at the start"""
-    hidden: int = Field(32, ge=1)
+    hidden: int = Field(32, ge=1, le=4096)
     """channels of the encoders' and decoders' convolutions at half the frame's size"""
     checkpointing: bool = False
     """recompute each block in the backward pass instead of keeping its activations: less memory, more time"""
     residual: bool = True
     """the decoder forecasts the change from the last input frame instead of the frame itself"""
 
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> Self:
+        if self.init_rank > self.max_rank:
+            raise ValueError(f"model.init_rank is {self.init_rank}, expected at most model.max_rank = {self.max_rank}")
+        return self
+
 
 class OptimConfig(Section):
     """AdamW and its schedule."""
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, le=1e3)
     """peak learning rate"""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=1e3)
     """decay of weight matrices (never of biases, norms or ranks)"""
     warmup: float = Field(0.05, ge=0, le=1)
     """share of all steps in which the rate rises linearly to its peak"""
     final_lr: float = Field(0.01, ge=0, le=1)
     """rate at the last step as a share of the peak; cosine decay in between (1: constant)"""
-    clip: float | None = Field(1.0, gt=0)
+    clip: float | None = Field(1.0, gt=0, le=1e9)
     """largest norm of the gradient of all parameters together; null: no clipping"""
     loss: Literal["relative", "mse"] = "relative"
     """'mse': mean squared error; 'relative': divided by that of repeating the last frame, so that tasks count alike"""
@@ -113,13 +156,13 @@ class RankConfig(Section):
 
     recipe: Literal["sampled", "printed"] = "sampled"
     """'sampled': whole ranks drawn from a shrinking window, budget kept exactly; 'printed': the paper's penalty"""
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, le=10**6)
     """epochs of the rank phase; then ranks are rounded, frozen and compacted (0: frozen at once)"""
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1e3)
     """step size of the ranks ('sampled': of the normalised step; 'printed': of AdamW)"""
-    penalty: float = Field(1.0, ge=0)
+    penalty: float = Field(1.0, ge=0, le=1e6)
     """weight of |budget - sum of ranks| ('printed' only)"""
-    window: float = Field(3.0, ge=1)
+    window: float = Field(3.0, ge=1, le=1e3)
     """width of the window at the start ('sampled' only); it shrinks linearly to 1"""
     window_share: float = Field(0.6, gt=0, le=1)
     """share of the rank phase after which the window is 1 ('sampled' only)"""
@@ -128,32 +171,32 @@ class RankConfig(Section):
 class TrainConfig(Section):
     """The loop."""
 
-    epochs: int = Field(90, ge=1)
+    epochs: int = Field(90, ge=1, le=10**6)
     """length of the run; an epoch draws `epoch_samples` samples of every task"""
-    epoch_samples: int = Field(4096, ge=1)
+    epoch_samples: int = Field(4096, ge=1, le=10**7)
     """samples of each task in an epoch, whatever the size of its data set, so that tasks count alike"""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=65_536)
     """samples of each task in a step"""
-    tasks_per_step: int = Field(0, ge=0)
+    tasks_per_step: int = Field(0, ge=0, le=256)
     """tasks mixed in one forward pass; 0: all"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """number format, in the words of Lightning Fabric"""
-    accelerator: str = "auto"
-    """device, in the words of Lightning Fabric: auto, cpu, cuda, mps"""
-    threads: int | None = Field(None, ge=1)
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    """device, in the words of Lightning Fabric"""
+    threads: int | None = Field(None, ge=1, le=1024)
     """threads of the CPU; null: as many as cores. Small models are fastest with one"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """seed of the weights, the order of samples and the generated data"""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(10, ge=1, le=10**9)
     """steps between two records in log.jsonl and TensorBoard (means over these steps)"""
-    checkpoint_every: int = Field(1, ge=1)
+    checkpoint_every: int = Field(1, ge=1, le=10**6)
     """epochs between two checkpoints (one is also written on Ctrl-C, SIGTERM and at the end)"""
 
 
 class Config(Section):
     """One run of `unistd train`."""
 
-    run: str = "runs/unistd"
+    run: PathText = "runs/unistd"
     """folder that receives everything the run writes"""
     tasks: list[str] = Field(default=list(TASKS), min_length=1)
     """tasks learned together (see `unistd tasks`)"""
@@ -165,10 +208,41 @@ class Config(Section):
     ranks: RankConfig = RankConfig()
     train: TrainConfig = TrainConfig()
 
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_exist(cls, tasks: list[str]) -> list[str]:
+        for index, name in enumerate(tasks):
+            get_task(name)
+            if name in tasks[:index]:
+                raise ValueError(f"expected each task once, found {name!r} twice")
+        return tasks
+
     @model_validator(mode="after")
-    def _phases_fit(self) -> Self:
+    def _options_fit_the_tasks(self) -> Self:
+        for name in self.task_options:
+            key = f"task_options.{name:.40}"
+            try:
+                get_task(name)
+                self.task_spec(name)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+            if name not in self.tasks:
+                raise ValueError(f"{key}: not one of the tasks of this run ({', '.join(self.tasks)})")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
         if self.ranks.epochs > self.train.epochs:
             raise ValueError(
                 f"ranks.epochs is {self.ranks.epochs}, expected at most train.epochs = {self.train.epochs}"
             )
+        if self.train.tasks_per_step > len(self.tasks):
+            raise ValueError(
+                f"train.tasks_per_step is {self.train.tasks_per_step}, but there are {len(self.tasks)} tasks"
+            )
         return self
+
+    def task_spec(self, name: str) -> TaskSpec:
+        """The spec of a task with the changes of `task_options`."""
+        options = self.task_options.get(name, TaskOptions())
+        return get_task(name).spec.replace(**options.model_dump(exclude_none=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unistd.tasks import TaskSpec, build_dataset, files_found, get_task
+from unistd.tasks import TaskSpec, build_dataset, files_found
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
 
@@ -19,14 +19,8 @@ Batch = dict[str, Sample]  # per task, both with the batch in front
 
 
 def task_specs(config: Config) -> dict[str, TaskSpec]:
-    """The tasks of a run with the changes of `task_options`; raises ValueError for an unknown task or a wrong shape."""
-    if unused := set(config.task_options) - set(config.tasks):
-        raise ValueError(f"task_options.{min(unused)}: not one of the tasks of this run ({', '.join(config.tasks)})")
-    specs = {}
-    for name in config.tasks:
-        options = config.task_options.get(name)
-        specs[name] = get_task(name).spec.replace(**options.model_dump(exclude_none=True) if options else {})
-    return specs
+    """The tasks of a run, in its order, with the changes of `task_options`."""
+    return {name: config.task_spec(name) for name in config.tasks}
 
 
 def split_datasets(specs: Mapping[str, TaskSpec], split: str, data: DataConfig, seed: int) -> dict[str, Dataset]:

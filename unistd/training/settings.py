@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from unistd.messages import shown
+from unistd.tasks import TASKS
 from unistd.training.config import Config, Section, TaskOptions, TrunkOptions
+from unistd.training.overrides import apply_overrides
+from unistd.training.yaml_text import ConfigError, dump_yaml, parse_yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+MAX_BYTES = 256 * 1024  # of a config file; the longest that a run writes has three thousand
+WORDING = {  # of problems that pydantic words for programmers
+    "model_type": "expected keys below it",
+    "dict_type": "expected keys below it",
+    "bool_type": "expected true or false",
+}
 # keys whose value may be a mapping with keys of its own: what stands between the two, and the schema below
 NESTED: dict[str, tuple[str, type[Section]]] = {"task_options": ("TASK.", TaskOptions), "trunk": ("", TrunkOptions)}
-
-
-class ConfigError(ValueError):
-    """A wrong key, value or config file."""
 
 
 def load_config(config: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a config by name (`demo` is unistd/configs/demo.yaml) or file and applies `key.sub=value` overrides.
 
-    Values are written as in YAML: `train.epochs=3`, `tasks=[kth,enso]`, `optim.clip=null`.
-    Raises ConfigError: no such config, broken YAML, unknown key (names the nearest right one), value of a wrong type.
+    Values are written as in YAML: `train.epochs=3`, `tasks=[kth,enso]`, `optim.clip=null`. Of a shipped config, the
+    options of tasks that `tasks` leaves out are dropped.
+    Raises ConfigError: no such config, broken or ambiguous YAML, unknown key (names the nearest right one), value of a
+    wrong type or out of range, an override that takes back another one.
     """
     path = find_config(config)
-    tree = _parse_yaml(path.read_text(), str(path))
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values, found {type(tree).__name__}")
-    for override in overrides:
-        _override(tree, override)
+    tree = read_tree(path)
+    shipped = list(tree.get("task_options", {})) if path.resolve().parent == CONFIGS.resolve() else []
+    written = apply_overrides(tree, overrides)
+    for task in shipped:
+        key, tasks = f"task_options.{task}", tree.get("tasks", list(TASKS))
+        theirs = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in written)
+        if not theirs and isinstance(tasks, list) and task not in tasks:
+            del tree["task_options"][task]
     return check_config(tree, source=str(path))
 
 
@@ -51,12 +64,32 @@ def find_config(config: str | Path) -> Path:
         return shipped[str(config)]
     if Path(config).is_file():
         return Path(config)
-    raise ConfigError(f"no config {str(config)!r}: not a file, and not one of {', '.join(sorted(shipped))}")
+    found = "not a regular file" if os.path.lexists(config) else "not a file"
+    raise ConfigError(f"no config {shown(str(config), 400)}: {found}, and not one of {', '.join(sorted(shipped))}")
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping that a config file holds, unchecked; raises ConfigError."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: expected a config of at most {MAX_BYTES:,} bytes, found more")
+    try:
+        tree = parse_yaml(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        found = f"byte {data[error.start]:#x} at {error.start}"
+        raise ConfigError(f"{path}: expected text in UTF-8, found {found}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else shown(tree)
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, found {found}")
+    return tree
 
 
 def dump_config(config: Config) -> str:
     """YAML text of all keys, readable by `load_config`."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, width=120)
+    return dump_yaml(config.model_dump())
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -93,51 +126,53 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not get_args(annotation):
-        return "null" if annotation is type(None) else annotation.__name__
-    text = str(annotation)
-    if text.startswith("typing.Literal"):
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_name, get_args(annotation)))
+    if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
-    return text.replace("typing.", "").replace("unistd.training.config.", "").replace("None", "null")
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r}: expected key.sub=value")
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is a value, it has no keys below it")
-    tree[last] = _parse_yaml(text, f"override {override!r}")
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if get_args(annotation):
+        inside = ", ".join(map(_type_name, get_args(annotation)))
+        return f"{annotation.__origin__.__name__}[{inside}]"
+    return "null" if annotation is type(None) else annotation.__name__
 
 
 def _one_line(error: ValidationError) -> str:
-    """The deepest problem as 'key: what is wrong', with the nearest right key where a key is unknown."""
-    problem = max(error.errors(), key=lambda problem: len(problem["loc"]))
-    # a union adds the branch that failed to the location: keep what is part of a key
-    branches = {"int", "float", "str", *(nested.__name__ for _, nested in NESTED.values())}
-    location = [str(part) for part in problem["loc"] if part not in branches]
+    """The first problem as 'key: what is wrong', with the nearest right key where a key is unknown."""
+    problem, *others = _same_place(error.errors(include_url=False))
+    location = [f"{part!s:.40}" for part in problem["loc"]]
+    key = f"key {'.'.join(location)!r}"
     if problem["type"] == "extra_forbidden":
-        *parents, wrong = location
-        here = [key for key, *_ in describe_keys()]
-        siblings = sorted({_child_of(key, parents) for key in here} - {None})
-        everywhere = [key for key in here if key.split(".")[-1] == wrong]
-        nearest = difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.5)
-        right = everywhere[0] if everywhere else ".".join([*parents, nearest[0]]) if nearest else None
-        hint = f"did you mean {right!r}?" if right else f"known here: {', '.join(siblings)}"
-        return f"unknown key {'.'.join(location)!r}; {hint}"
+        return f"unknown {key}; {_nearest_key(location)}"
     if problem["type"] == "value_error":  # our own, which says all
-        return problem["msg"].removeprefix("Value error, ")
-    return f"key {'.'.join(location)!r}: {problem['msg'].lower()}, found {problem['input']!r}"
+        text = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {text}" if location else text
+    wrong = " or ".join(WORDING.get(one["type"], one["msg"].lower()) for one in (problem, *others))
+    return f"{key}: {wrong}, found {shown(problem['input'])}"
+
+
+def _same_place(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first problem; of a union, the only one of which is model.trunk, what each branch says at the deepest key."""
+    if problems[0]["loc"][:2] != ("model", "trunk"):
+        return problems[:1]
+    here = [problem for problem in problems if problem["loc"][:2] == ("model", "trunk")]
+    here = [
+        {**problem, "loc": problem["loc"][:2] + problem["loc"][3:]} for problem in here
+    ]  # without the branch's name
+    deepest = max(here, key=lambda problem: len(problem["loc"]))
+    return [problem for problem in here if problem["loc"] == deepest["loc"]]
+
+
+def _nearest_key(location: list[str]) -> str:
+    """The key that was meant by the unknown one at `location`, or those that are known there."""
+    *parents, wrong = location
+    here = [key for key, *_ in describe_keys()]
+    siblings = sorted({_child_of(key, parents) for key in here} - {None})
+    everywhere = [key for key in here if key.split(".")[-1] == wrong]
+    nearest = difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.5)
+    right = everywhere[0] if everywhere else ".".join([*parents, nearest[0]]) if nearest else None
+    return f"did you mean {right!r}?" if right else f"known here: {', '.join(siblings)}"
 
 
 def _child_of(key: str, parents: list[str]) -> str | None:
