@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from unistd.messages import shown
 from unistd.model import TrunkConfig
-from unistd.tasks import TASKS, TaskSpec, get_task
+from unistd.tasks import TASKS, get_task
 
 
 class Section(BaseModel):
@@ -218,19 +218,6 @@ class Config(Section):
         return tasks
 
     @model_validator(mode="after")
-    def _options_fit_the_tasks(self) -> Self:
-        for name in self.task_options:
-            key = f"task_options.{name:.40}"
-            try:
-                get_task(name)
-                self.task_spec(name)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from None
-            if name not in self.tasks:
-                raise ValueError(f"{key}: not one of the tasks of this run ({', '.join(self.tasks)})")
-        return self
-
-    @model_validator(mode="after")
     def _counts_fit(self) -> Self:
         if self.ranks.epochs > self.train.epochs:
             raise ValueError(
@@ -241,8 +228,3 @@ class Config(Section):
                 f"train.tasks_per_step is {self.train.tasks_per_step}, but there are {len(self.tasks)} tasks"
             )
         return self
-
-    def task_spec(self, name: str) -> TaskSpec:
-        """The spec of a task with the changes of `task_options`."""
-        options = self.task_options.get(name, TaskOptions())
-        return get_task(name).spec.replace(**options.model_dump(exclude_none=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unistd.tasks import TaskSpec, build_dataset, files_found
+from unistd.tasks import TaskSpec, build_dataset, files_found, get_task
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
 
@@ -19,8 +19,20 @@ Batch = dict[str, Sample]  # per task, both with the batch in front
 
 
 def task_specs(config: Config) -> dict[str, TaskSpec]:
-    """The tasks of a run, in its order, with the changes of `task_options`."""
-    return {name: config.task_spec(name) for name in config.tasks}
+    """The tasks of a run, in its order, with the changes of `task_options`.
+
+    Raises ValueError, naming the key, for options of a task that is not in the run, or that do not fit together.
+    """
+    specs = {name: get_task(name).spec for name in config.tasks}
+    for name, options in config.task_options.items():
+        try:
+            spec = get_task(name).spec
+            if name not in specs:
+                raise ValueError(f"not one of the tasks of this run ({', '.join(specs)})")
+            specs[name] = spec.replace(**options.model_dump(exclude_none=True))
+        except ValueError as error:
+            raise ValueError(f"task_options.{name:.40}: {error}") from None
+    return specs
 
 
 def split_datasets(specs: Mapping[str, TaskSpec], split: str, data: DataConfig, seed: int) -> dict[str, Dataset]:

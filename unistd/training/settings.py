@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from unistd.messages import shown
 from unistd.tasks import TASKS
 from unistd.training.config import Config, Section, TaskOptions, TrunkOptions
+from unistd.training.data import task_specs
 from unistd.training.overrides import apply_overrides
 from unistd.training.yaml_text import ConfigError, dump_yaml, parse_yaml
 
@@ -46,7 +47,12 @@ def load_config(config: str | Path, overrides: Sequence[str] = ()) -> Config:
         theirs = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in written)
         if not theirs and isinstance(tasks, list) and task not in tasks:
             del tree["task_options"][task]
-    return check_config(tree, source=str(path))
+    checked = check_config(tree, source=str(path))
+    try:
+        task_specs(checked)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return checked
 
 
 def check_config(tree: Mapping[str, Any], source: str = "config") -> Config:
