@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from unistd.files import kind, read_text
 from unistd.messages import shown
 from unistd.tasks import TASKS
 from unistd.training.config import Config, Section, TaskOptions, TrunkOptions
@@ -70,21 +70,18 @@ def find_config(config: str | Path) -> Path:
         return shipped[str(config)]
     if Path(config).is_file():
         return Path(config)
-    found = "not a regular file" if os.path.lexists(config) else "not a file"
+    found = "not a file" if (what := kind(config)) == "nothing" else f"{what}, not a file"
     raise ConfigError(f"no config {shown(str(config), 400)}: {found}, and not one of {', '.join(sorted(shipped))}")
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The mapping that a config file holds, unchecked; raises ConfigError."""
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: expected a config of at most {MAX_BYTES:,} bytes, found more")
+    """The mapping that a config file holds, unchecked; raises ConfigError, OSError where the file cannot be read."""
     try:
-        tree = parse_yaml(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        found = f"byte {data[error.start]:#x} at {error.start}"
-        raise ConfigError(f"{path}: expected text in UTF-8, found {found}") from None
+        text = read_text(path, MAX_BYTES)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    try:
+        tree = parse_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(tree, dict):

@@ -60,7 +60,7 @@ FILES = {
     "nul": (b"run: a\0b\n", "'\\x00'", "position 6"),
     "bell": (b"run: a\x07b\n", "'\\x07'"),
     "utf-16": ("run: x\n".encode("utf-16"), "UTF-8", "0xff"),
-    "latin-1": ("run: é\n".encode("latin-1"), "UTF-8", "0xe9 at 5"),
+    "latin-1": ("run: é\n".encode("latin-1"), "UTF-8", "byte 5 is 0xe9"),
     "png": (b"\x89PNG\r\n\x1a\n\0\0", "UTF-8", "0x89"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "'\\x03'"),
     "open-bracket": ("tasks: [kth\n", "not YAML", "line"),
@@ -80,7 +80,7 @@ FILES = {
     "deep-list": ("tasks: " + "[" * 5000, "nested too deeply"),
     "deep-mapping": ("{a: " * 5000, "nested too deeply"),
     "many": ("tasks: [" + "kth, " * MAX_VALUES + "]", f"{MAX_VALUES:,} values"),
-    "large": ("#" * (MAX_BYTES + 1), f"{MAX_BYTES:,} bytes"),
+    "large": ("#" * (MAX_BYTES + 1), f"expected at most {MAX_BYTES}"),
     "long-number": ("train: {seed: " + "9" * 5000 + "}", "'train.seed'", "shorter number"),
     "long-word": ("train: {seed: " + "x" * 50_000 + "}", "'train.seed'", "integer"),
     "long-key": ("x" * 50_000 + ": 1\n", "not YAML", "line 1"),
@@ -402,7 +402,18 @@ def test_what_is_dumped_reads_back_equal():
     assert dump_yaml(tree).isascii()
 
 
-PLACES = ["nowhere", "folder", "pipe", "socket", "dangling", "loop", "below-a-file", "/dev/zero", "/dev/null", ""]
+PLACES = {
+    "nowhere": "not a file",
+    "folder": "a folder, not a file",
+    "pipe": "a named pipe, not a file",
+    "socket": "a socket, not a file",
+    "dangling": "a link to nothing, not a file",
+    "loop": "a link to nothing, not a file",
+    "below-a-file": "not a file",
+    "/dev/zero": "a device, not a file",
+    "/dev/null": "a device, not a file",
+    "": "not a file",
+}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -421,7 +432,8 @@ def test_something_else_than_a_file(place, tmp_path):
     elif place == "below-a-file":
         (tmp_path / "file").write_text("run: x")
         path = tmp_path / "file" / "x.yaml"
-    assert_refused(run_command("train", "--config", path), f"no config {str(path)!r}", "demo, paper, unistd")
+    outcome = run_command("train", "--config", path)
+    assert_refused(outcome, f"no config {str(path)!r}: {PLACES[place]}, and not one of demo, paper, unistd")
 
 
 @pytest.mark.parametrize("name", ["laughs", "deep-list", "many", "large", "long-word", "self"])
