@@ -81,6 +81,9 @@ def _forks() -> multiprocessing.context.BaseContext:
     with pytest.MonkeyPatch.context() as patch:  # the server has Python's own search path, and ignores what it misses
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
+    first = context.Process(target=os.getpid)  # waits for the imports, which are no case's own time
+    first.start()
+    first.join()
     return context
 
 
