@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from . import _checks
 from .attention import RAMoESelfAttention
 from .layer import RAMoELinear
 
@@ -15,32 +16,62 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
 
     ``rules`` maps a pattern over module names (shell style: ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the
     first pattern that matches a name decides. ``nn.Linear`` becomes `RAMoELinear`; ``nn.MultiheadAttention`` (as in
-    open_clip), which never calls its projections, becomes `RAMoESelfAttention` as a whole. Raises ValueError for a
-    pattern that matches neither.
+    open_clip), which never calls its projections, becomes `RAMoESelfAttention` as a whole. A module that the model has
+    under several names is replaced by one module under all of those that match. Raises ValueError or TypeError for a
+    pattern that matches neither or decides nothing, and naming the module whose options are wrong; nothing is changed
+    then.
     """
+    _checks.model(model)
+    _check_rules(rules)
     chosen = dict(_matches(model, rules))
     for pattern in rules:
         if not any(fnmatchcase(name, pattern) for name in chosen):
             kinds = "nn.Linear or nn.MultiheadAttention"
             raise ValueError(f"rules: {pattern!r} matches no {kinds} of {type(model).__name__}")
-    model.requires_grad_(False)
+        if pattern not in chosen.values():
+            raise ValueError(f"rules: {pattern!r} decides nothing: patterns before it match all that it matches")
+    adapted: dict[nn.Module, nn.Module] = {}
     for name, pattern in chosen.items():
-        parent, _, attribute = name.rpartition(".")
         module = model.get_submodule(name)
-        replace = RAMoELinear.from_linear if isinstance(module, nn.Linear) else RAMoESelfAttention.from_attention
-        setattr(model.get_submodule(parent), attribute, replace(module, **rules[pattern]))
+        if module not in adapted:
+            adapted[module] = _adapted(name, module, rules[pattern])
+    model.requires_grad_(False)
+    for name in chosen:
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, adapted[model.get_submodule(name)])
     return model
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name, parameter) of what learns in an adapted model."""
+    """(name, parameter) of what learns in an adapted model. Raises TypeError for what is no module."""
+    _checks.model(model)
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _check_rules(rules: Mapping[str, Mapping[str, Any]]) -> None:
+    _checks.instance("rules", rules, Mapping, "a mapping of patterns to options")
+    if not rules:
+        raise ValueError("rules: got none, expected at least one pattern")
+    for pattern, options in rules.items():
+        _checks.instance("rules", pattern, str, "a pattern over module names")
+        _checks.instance(f"rules: {pattern!r}", options, Mapping, "a mapping of option names to values")
+        for option in options:
+            _checks.instance(f"rules: {pattern!r}", option, str, "the name of an option")
+
+
+def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    kind = RAMoELinear if isinstance(module, nn.Linear) else RAMoESelfAttention
+    try:
+        return kind.sharing(module, **options)
+    except (TypeError, ValueError) as error:
+        refusal = ValueError if isinstance(error, ValueError) else TypeError
+        raise refusal(f"rules: {name!r}: {error}") from None
 
 
 def _matches(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """(name, pattern) of what is to be replaced; the insides of attention modules and of RA-MoE layers are not."""
     closed: tuple[str, ...] = ()
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(closed) and closed:
             continue
         if isinstance(module, (RAMoELinear, nn.MultiheadAttention)):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from . import _checks
+
 INTERPOLATIONS = ("linear", "sampled", "as_printed")
 
 
@@ -17,12 +19,19 @@ def rank_diagonal(rank: Tensor, max_rank: int, interpolation: str = "linear", wi
     ``"as_printed"``: the two weights swapped, as in the summary of UniSTD (arXiv 2503.20748): the gradient has the
     wrong sign and whole ranks switch the adapter off. Kept for fidelity.
 
-    Raises ValueError for an unknown interpolation, ``max_rank < 1`` or ``window <= 0``.
+    Raises ValueError or TypeError for an unknown interpolation, ``max_rank < 1``, a ``window`` that is not a positive,
+    finite number, or ranks that are not a floating-point tensor. A rank that is NaN gives NaN.
     """
-    if max_rank < 1:
-        raise ValueError(f"max_rank: got {max_rank}, expected at least 1")
-    if window <= 0:
-        raise ValueError(f"window: got {window}, expected a positive number")
+    if not isinstance(rank, Tensor) or not rank.is_floating_point():
+        raise TypeError(f"rank: got {_checks.shown(rank)}, expected a floating-point tensor")
+    _checks.size("max_rank", max_rank)
+    _checks.number("window", window, lambda width: width > 0, "a positive number")
+    _checks.one_of("interpolation", interpolation, INTERPOLATIONS)
+    return interpolate(rank, max_rank, interpolation, window)
+
+
+def interpolate(rank: Tensor, max_rank: int, interpolation: str = "linear", window: float = 1.0) -> Tensor:
+    """`rank_diagonal` of arguments that are known to be right."""
     k = torch.arange(max_rank, device=rank.device, dtype=rank.dtype)
     r = rank.unsqueeze(-1)
     if interpolation == "as_printed":
@@ -32,11 +41,9 @@ def rank_diagonal(rank: Tensor, max_rank: int, interpolation: str = "linear", wi
     mean = torch.where(slope, value, value.clamp(0, 1).detach())
     if interpolation == "linear":
         return mean
-    if interpolation == "sampled":
-        xi = 0.5 + window * (torch.rand_like(r) - 0.5)
-        drawn = (k < (r.detach() + xi).floor()).to(rank.dtype)
-        return drawn + (mean - mean.detach())  # exactly 0 or 1, with the gradient of the mean
-    raise ValueError(f"interpolation: got {interpolation!r}, expected one of {INTERPOLATIONS}")
+    xi = 0.5 + window * (torch.rand_like(r) - 0.5)
+    drawn = (k < (r.detach() + xi).floor()).to(rank.dtype)
+    return drawn + (mean - mean.detach())  # exactly 0 or 1, with the gradient of the mean
 
 
 def _ramp(r: Tensor, k: Tensor, window: float) -> tuple[Tensor, Tensor]:
@@ -48,7 +55,7 @@ def _ramp(r: Tensor, k: Tensor, window: float) -> tuple[Tensor, Tensor]:
 
 def as_diagonal(diag: Tensor, max_rank: int) -> Tensor:
     """Operator argument ``diag`` as a diagonal (S, E, R): given ready-made, or as continuous ranks (S, E)."""
-    return diag if diag.dim() == 3 else rank_diagonal(diag, max_rank)
+    return diag if diag.dim() == 3 else interpolate(diag, max_rank)
 
 
 def diagonal_gradient(grad: Tensor, diag: Tensor) -> Tensor:

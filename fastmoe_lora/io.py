@@ -4,73 +4,74 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from .layer import RAMoELinear
-from .ranks import ramoe_layers
+from . import _adapter_file as adapter_file
+from . import _checks
+from .ranks import named_layers, ramoe_layers
 
 _TENSORS = "adapters.safetensors"
 _CONFIG = "adapters.json"
-_STATE = ("lora_A", "lora_B", "rank", "rank_frozen", "router.weight")
-_SHAPE = ("in_features", "out_features", "num_experts", "max_rank", "splits", "router_kind", "top_k", "scaling")
 
 
 def save_adapters(model: nn.Module, path: str | os.PathLike) -> None:
-    """Writes the adapters of all RA-MoE layers, without the weights they adapt, into the folder ``path``."""
-    from safetensors.torch import save_file  # here, so that importing the package needs torch alone
+    """Writes the adapters of all RA-MoE layers, without the weights they adapt, into the folder ``path``.
 
-    folder = Path(path)
+    The file of numbers carries their checksum. Raises OSError, or TypeError or ValueError, before anything is written,
+    for a model without RA-MoE layers and for adapters that `load_adapters` refuses: numbers that are NaN or infinite,
+    ranks that no layer can have.
+    """
+    from safetensors.torch import save  # here, so that importing the package needs torch alone
+
+    layers = named_layers(model)
+    folder = _folder(path)
+    for name, layer in layers.items():
+        if fault := adapter_file.fault(layer, adapter_file.state(layer)):
+            raise ValueError(f"model: layer {name!r}: {fault}")
+    tensors = {
+        f"{name}.{key}": value.cpu().clone()  # tensors that share storage cannot be saved
+        for name, layer in layers.items()
+        for key, value in adapter_file.state(layer).items()
+    }
+    config = json.dumps(adapter_file.description(layers), indent=2) + "\n"
+    contents = {
+        _TENSORS: save(tensors, metadata={adapter_file.CHECKSUM: adapter_file.checksum(tensors)}),
+        _CONFIG: config.encode("utf-8"),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    layers = dict(ramoe_layers(model))
-    tensors = {f"{name}.{key}": value for name, layer in layers.items() for key, value in _adapter_state(layer).items()}
-    config = {"format": 1, "layers": {name: _describe(layer) for name, layer in layers.items()}}
-    # Written beside and renamed, so that a crash leaves the former files whole.
-    save_file(tensors, folder / f"{_TENSORS}.new")
-    (folder / f"{_CONFIG}.new").write_text(json.dumps(config, indent=2) + "\n")
-    for name in (_TENSORS, _CONFIG):
-        os.replace(folder / f"{name}.new", folder / name)
+    fresh = {folder / name: folder / f"{name}.new" for name in contents}
+    try:  # Written beside and renamed, so that a crash leaves the former files whole.
+        for file, content in zip(fresh.values(), contents.values(), strict=True):
+            file.unlink(missing_ok=True)
+            file.write_bytes(content)
+        for target, file in fresh.items():
+            os.replace(file, target)
+    except BaseException:
+        for file in fresh.values():
+            file.unlink(missing_ok=True)
+        raise
 
 
 def load_adapters(model: nn.Module, path: str | os.PathLike) -> None:
     """Reads what `save_adapters` wrote into a model with the same RA-MoE layers; their frozen ranks included.
 
-    Raises FileNotFoundError, or ValueError naming the file or the layer that differs, before anything is changed.
+    Raises FileNotFoundError (or another OSError), or ValueError naming the file and the layer or tensor that is wrong,
+    before anything is changed: files that are not whole or are no files, another format or architecture, tensors that
+    are missing, superfluous, or of another shape or kind, numbers that are NaN or infinite in the layer's precision,
+    ranks that no layer can have, and numbers that are not those that were saved (what earlier releases wrote carries no
+    checksum, and loads).
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(path)
-    try:
-        config = json.loads((folder / _CONFIG).read_text())
-        saved = config["layers"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / _CONFIG}: not a description of adapters ({error!r})") from None
     layers = dict(ramoe_layers(model))
-    for name in sorted(saved.keys() ^ layers.keys()):
-        where = "the file but not the model" if name in saved else "the model but not the file"
-        raise ValueError(f"{folder}: layer {name!r} is in {where}")
+    folder = _folder(path)
+    adapter_file.check_description(folder / _CONFIG, layers)
+    states = adapter_file.read_states(folder / _TENSORS, layers)
     for name, layer in layers.items():
-        here = _describe(layer)
-        for key, value in here.items():
-            if saved[name].get(key) != value:
-                raise ValueError(f"{folder}: layer {name!r} has {key} = {saved[name].get(key)}, the model has {value}")
-    try:
-        tensors = load_file(folder / _TENSORS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / _TENSORS}: not a whole safetensors file ({error})") from None
-    missing = [f"{name}.{key}" for name, layer in layers.items() for key in _adapter_state(layer)]
-    missing = [name for name in missing if name not in tensors]
-    if missing:
-        raise ValueError(f"{folder / _TENSORS}: {missing[0]!r} is missing ({len(missing)} in all)")
-    for name, layer in layers.items():
-        state = {key: tensors[f"{name}.{key}"] for key in _adapter_state(layer)}
-        layer.load_state_dict(state, strict=False)
+        layer.load_state_dict(states[name], strict=False)
 
 
-def _adapter_state(layer: RAMoELinear) -> dict[str, torch.Tensor]:
-    return {key: value.contiguous() for key, value in layer.state_dict().items() if key in _STATE}
-
-
-def _describe(layer: RAMoELinear) -> dict[str, object]:
-    return {name: getattr(layer, name) for name in _SHAPE}
+def _folder(path: str | os.PathLike) -> Path:
+    _checks.instance("path", path, (str, os.PathLike), "a path")
+    folder = os.fspath(path)
+    if not isinstance(folder, str) or not folder or "\0" in folder:
+        raise ValueError(f"path: got {_checks.shown(folder)}, expected the name of a folder")
+    return Path(folder)

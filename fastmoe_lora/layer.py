@@ -1,12 +1,15 @@
 """RAMoELinear: a linear layer with routed low-rank experts whose ranks are learned."""
 
+import inspect
 import math
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from .diagonal import INTERPOLATIONS, rank_diagonal
+from . import _checks
+from .backends import NAMES
+from .diagonal import INTERPOLATIONS, interpolate
 from .dropout import new_seed
 from .functional import ramoe_linear
 from .routing import route
@@ -32,8 +35,15 @@ class RAMoELinear(nn.Module):
 
     Parameters: ``weight (out, in)``, ``bias (out)``, ``lora_A (S, E, R, in)``, ``lora_B (S, E, out/S, R)``,
     ``rank (S, E)`` and ``router.weight (S*E, in)``. Ranks stay float32 or float64 whatever the layer is cast to, since
-    16 bits are too coarse to learn them in. Raises ValueError naming the argument that is out of range.
+    16 bits are too coarse to learn them in. Sizes of zero work as in ``nn.Linear``. Raises ValueError or TypeError
+    naming the argument that is wrong.
+
+    ``load_state_dict`` reports, as torch reports its errors, ranks outside [0, max_rank], frozen ranks that are not
+    whole, and integers for numbers. A layer with any of these, or with a tensor of another shape, stays as it was;
+    the other layers of a model are loaded all the same, which is torch's way.
     """
+
+    ranks_whole = False  # ranks are whole and fixed; follows `rank_frozen`, without a look at the device
 
     def __init__(
         self,
@@ -55,14 +65,33 @@ class RAMoELinear(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        _check_options(out_features, num_experts, max_rank, init_rank, splits, router, top_k, interpolation, dropout)
-        self.in_features, self.out_features = in_features, out_features
-        self.num_experts, self.max_rank, self.init_rank = num_experts, max_rank, init_rank
-        self.splits, self.top_k, self.scaling = splits, top_k, scaling
-        self.interpolation, self.dropout, self.backend = interpolation, dropout, backend
-        self.router_kind = router
+        self.in_features = _checks.size("in_features", in_features, least=0)
+        self.out_features = _checks.size("out_features", out_features, least=0)
+        self.num_experts = _checks.size("num_experts", num_experts)
+        self.max_rank = _checks.size("max_rank", max_rank)
+        self.splits = _checks.size("splits", splits)
+        if self.out_features % self.splits:
+            raise ValueError(f"splits: got {splits}, expected a divisor of out_features = {out_features}")
+        columns = (self.splits, self.num_experts, self.max_rank)
+        _checks.elements("(splits, num_experts, max_rank)", *columns, most=2**30)
+        _checks.elements("(splits, num_experts, max_rank, in_features)", *columns, self.in_features)
+        _checks.elements("(num_experts, max_rank, out_features)", *columns[1:], self.out_features)
+        _checks.elements("(out_features, in_features)", self.out_features, self.in_features)
+        self.init_rank = _checks.number(
+            "init_rank", init_rank, lambda rank: 0 <= rank <= self.max_rank, f"0 to max_rank = {self.max_rank}"
+        )
+        self.top_k = top_k
+        if top_k is not None:
+            fits, expected = (lambda k: 1 <= k <= self.num_experts), f"1 to num_experts = {self.num_experts}"
+            self.top_k = _checks.whole("top_k", top_k, fits, expected)
+        self.scaling = _checks.scaling(scaling)
+        self.dropout = _checks.number("dropout", dropout, lambda rate: 0 <= rate < 1, "0 to below 1")
+        self.router_kind = _checks.one_of("router", router, ROUTERS)
+        self.interpolation = _checks.one_of("interpolation", interpolation, INTERPOLATIONS)
+        self.backend = _checks.one_of("backend", backend, ("auto", *NAMES))
+        _checks.instance("bias", bias, bool, "True or False")
         self.rank_window = 1.0
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = _checks.factory(device, dtype)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
         self.bias = nn.Parameter(torch.empty(out_features, **factory)) if bias else None
         self.lora_A = nn.Parameter(torch.empty(splits, num_experts, max_rank, in_features, **factory))
@@ -80,17 +109,29 @@ class RAMoELinear(nn.Module):
         """A layer that shares ``linear``'s weight and bias and freezes them.
 
         ``options`` are the constructor's; ``device`` and ``dtype`` are those of the adapters (default: the weight's).
+        Raises ValueError or TypeError naming what is wrong, before anything is frozen.
         """
-        weight, bias = linear.weight, linear.bias
+        return cls.sharing(linear, **options).freeze_base_()
+
+    @classmethod
+    def sharing(cls, linear: nn.Linear, **options: Any) -> Self:
+        """As `from_linear`, with nothing frozen yet."""
+        weight, bias = _checked_linear(linear)
+        _check_names(cls, options)
         options = {"device": weight.device, "dtype": weight.dtype, **options}
         layer = cls(linear.in_features, linear.out_features, bias is not None, **options)
-        layer.weight, layer.bias = weight.requires_grad_(False), bias
-        if bias is not None:
-            bias.requires_grad_(False)
+        layer.weight, layer.bias = weight, bias
         return layer.train(linear.training)
 
+    def freeze_base_(self) -> Self:
+        """Freezes weight and bias."""
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+        return self
+
     def reset_parameters(self) -> None:
-        """The linear part as ``nn.Linear``; A uniform likewise, B zero, ranks at ``init_rank``, router near zero."""
+        """Linear part as ``nn.Linear``; A uniform likewise, B zero, ranks at ``init_rank``, learning; router near 0."""
         bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -98,6 +139,8 @@ class RAMoELinear(nn.Module):
         nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
         nn.init.constant_(self.rank, self.init_rank)
+        self.rank_frozen.zero_()
+        self._thaw()
         if self.router is not None:
             nn.init.normal_(self.router.weight, std=0.02)
 
@@ -133,45 +176,93 @@ class RAMoELinear(nn.Module):
     def router_gates(self, x: Tensor) -> Tensor:
         """The router's gates for ``x (..., in)``: (..., S, E), float32; per sample (..., 1, S, E) from (..., N, in)."""
         if self.router is None:
-            raise ValueError("router_gates: the layer was built with router=None")
-        if self.router_kind == "sample":
-            if x.dim() < 2:
-                raise ValueError(
-                    f"x: got shape {tuple(x.shape)}, expected (..., tokens, in_features) for a sample router"
-                )
-            x = x.mean(-2, keepdim=True)
+            raise ValueError("router: got None when the layer was built, expected 'token' or 'sample' for router_gates")
         weight = self.router.weight
+        self._check_routed(x, weight.device)
+        if self.router_kind == "sample":
+            x = x.mean(-2, keepdim=True)
         logits = x.to(weight.dtype) @ weight.T
         return route(logits.unflatten(-1, (self.splits, self.num_experts)), self.top_k or 0)
 
+    def _check_routed(self, x: Tensor, device: torch.device) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x: got {_checks.shown(x)}, expected a floating-point tensor")
+        sample = self.router_kind == "sample"
+        if x.shape[-1:] != (self.in_features,) or (sample and x.dim() < 2):
+            tokens = "tokens, " if sample else ""
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (..., {tokens}{self.in_features})")
+        if x.device != device:
+            raise ValueError(f"x: got a tensor on {x.device}, expected {device}, the router's device")
+
     def _diagonal(self) -> Tensor:
         """The operator's ``diag``: the ranks themselves where it interpolates on its own, else the diagonal."""
-        if self.columns is not None:
-            return self.rank  # whole ranks
-        if self.interpolation == "linear" and self.rank_window == 1.0:
+        if self.ranks_whole or (self.interpolation == "linear" and self.rank_window == 1.0):
             return self.rank
         interpolation = self.interpolation
         if interpolation == "sampled" and not (self.training and self.rank.requires_grad):
             interpolation = "linear"
-        return rank_diagonal(self.rank, self.max_rank, interpolation, self.rank_window)
+        return interpolate(self.rank, self.max_rank, interpolation, self.rank_window)
 
     def fix_ranks_(self, whole: Tensor) -> None:
-        """Fixes the ranks at ``whole`` (S, E): they stop learning, and columns that are off are no longer computed."""
+        """Fixes the ranks at ``whole`` (S, E): they stop learning, and columns that are off are no longer computed.
+
+        Raises ValueError or TypeError, before anything is changed, unless these are whole numbers in [0, max_rank].
+        """
+        if not isinstance(whole, Tensor) or whole.dtype == torch.bool or whole.is_complex():
+            raise TypeError(f"whole: got {_checks.shown(whole)}, expected a tensor of whole numbers")
+        if whole.shape != self.rank.shape:
+            raise ValueError(f"whole: got shape {tuple(whole.shape)}, expected {tuple(self.rank.shape)}")
+        if fault := _checks.rank_fault(whole, self.max_rank, whole=True):
+            raise ValueError(f"whole: {fault}")
         with torch.no_grad():
             self.rank.copy_(whole)
         self.rank_frozen.fill_(True)
         self._compact()
 
     def _compact(self) -> None:
-        """Derives the table of active columns and the ranks' ``requires_grad`` from ``rank`` and ``rank_frozen``."""
-        frozen = bool(self.rank_frozen)
-        self.rank.requires_grad_(not frozen)
-        self.columns = active_column_table(self.rank.detach(), self.max_rank) if frozen else None
+        """Derives from ``rank`` and ``rank_frozen`` whether ranks learn, and the table of active columns."""
+        if not bool(self.rank_frozen):
+            return self._thaw()
+        self.rank.requires_grad_(False)
+        self.ranks_whole = True
+        self.columns = active_column_table(self.rank.detach(), self.max_rank)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if not self.rank.is_meta:
+    def _thaw(self) -> None:
+        self.rank.requires_grad_(True)
+        self.ranks_whole = False
+        self.columns = None
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
+        mine = {**dict(self.named_parameters()), "rank_frozen": self.rank_frozen}
+        given = {name: state_dict[prefix + name] for name in mine if prefix + name in state_dict}
+        fitting = {name: value for name, value in given.items() if _fits(value, mine[name])}
+        faults = self._state_faults(fitting)
+        error_msgs.extend(f"{prefix}{fault}." for fault in faults)
+        refused = bool(faults) or len(fitting) < len(given)
+        if refused:  # torch goes on, reports what does not fit and copies the rest: what is here already
+            state_dict.update({prefix + name: mine[name] for name in fitting})
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if not (refused or self.rank.is_meta):
             self._compact()
+
+    def _state_faults(self, state: dict[str, Tensor]) -> list[str]:
+        """What no layer of these shapes can have: integers for numbers, ranks out of range or frozen and not whole."""
+        faults = []
+        for name, value in state.items():
+            right, expected = value.is_floating_point(), "floating-point numbers"
+            if name == "rank_frozen":
+                right, expected = value.dtype == torch.bool, torch.bool
+            if not right:
+                faults.append(f"{name} is of {value.dtype}, expected {expected}")
+        rank, frozen = (state.get(name, getattr(self, name)).detach() for name in ("rank", "rank_frozen"))
+        if not (faults or rank.is_meta or frozen.is_meta):
+            fault = _checks.rank_fault(rank, self.max_rank, whole=bool(frozen))
+            faults = [fault] if fault else []
+        return faults
 
     def _apply(self, fn, recurse: bool = True) -> Self:
         ranks = self.rank.detach()
@@ -203,21 +294,30 @@ def active_column_table(ranks: Tensor, max_rank: int) -> Tensor | None:
     return torch.where(ordered < experts * max_rank, ordered, -1).to(torch.int32)
 
 
-def _check_options(
-    out_features, num_experts, max_rank, init_rank, splits, router, top_k, interpolation, dropout
-) -> None:
-    for name, value in (("num_experts", num_experts), ("max_rank", max_rank), ("splits", splits)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
-    if out_features % splits:
-        raise ValueError(f"splits: got {splits}, expected a divisor of out_features = {out_features}")
-    if not 0 <= init_rank <= max_rank:
-        raise ValueError(f"init_rank: got {init_rank}, expected 0 to max_rank = {max_rank}")
-    if router not in ROUTERS:
-        raise ValueError(f"router: got {router!r}, expected one of {ROUTERS}")
-    if top_k is not None and not 1 <= top_k <= num_experts:
-        raise ValueError(f"top_k: got {top_k}, expected 1 to num_experts = {num_experts}")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation: got {interpolation!r}, expected one of {INTERPOLATIONS}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: got {dropout}, expected 0 to below 1")
+def _fits(value: Any, mine: Tensor) -> bool:
+    """Whether torch copies an entry of a state dict onto ``mine``: it takes one number in a list for a number."""
+    return isinstance(value, Tensor) and (value.shape == mine.shape or (mine.dim() == 0 and value.shape == (1,)))
+
+
+def _checked_linear(linear: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Weight and bias of a linear layer that can be adapted."""
+    _checks.instance("linear", linear, nn.Linear, "an nn.Linear")
+    shapes = {"weight": (linear.out_features, linear.in_features), "bias": (linear.out_features,)}
+    for name, shape in shapes.items():
+        parameter = getattr(linear, name)
+        if parameter is None and name == "bias":
+            continue
+        if not isinstance(parameter, nn.Parameter) or nn.parameter.is_lazy(parameter):
+            kind = type(parameter).__name__
+            raise ValueError(f"linear: its {name} is a {kind}, expected a parameter that is there and not computed")
+        if parameter.dtype not in _checks.FLOATS:
+            raise TypeError(f"linear: its {name} is of {parameter.dtype}, expected one of {_checks.FLOATS}")
+        if parameter.shape != shape:
+            raise ValueError(f"linear: its {name} has shape {tuple(parameter.shape)}, expected {shape}")
+    return linear.weight, linear.bias
+
+
+def _check_names(cls: type[RAMoELinear], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters.values()
+    for name in options:
+        _checks.one_of("options", name, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY])

@@ -1,10 +1,11 @@
 """The optimizer of the ranks: Adam with one second moment for all of them, and the budget kept exactly."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .ranks import project_ranks_, ramoe_layers
+from . import _checks
+from .ranks import checked_budget, named_layers, project_ranks_
 
 
 class RankOptimizer(Optimizer):
@@ -13,7 +14,8 @@ class RankOptimizer(Optimizer):
     Adam divides each gradient by its own scale, so every rank moves at the same speed however little it matters. Here
     the mean square of *all* ranks' gradients is the one scale: the ranks that matter move, and the projection takes
     from the others. ``lr`` is in ranks per step; ``budget`` defaults to the sum at initialisation. Ranks that are
-    frozen are left alone.
+    frozen are left alone. Raises ValueError or TypeError naming the argument that is wrong, and in `step` ValueError
+    naming the layer whose gradient or rank is not finite, before any is moved.
     """
 
     def __init__(
@@ -23,9 +25,16 @@ class RankOptimizer(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         budget: float | None = None,
     ):
+        layers = named_layers(model)
+        lr = _checks.number("lr", lr, lambda rate: rate >= 0, "a finite number, at least 0")
+        _checks.instance("betas", betas, (tuple, list), "two numbers")
+        if len(betas) != 2:
+            raise ValueError(f"betas: got {_checks.shown(betas)}, expected two numbers")
+        betas = tuple(_checks.number("betas", beta, lambda b: 0 <= b < 1, "each from 0 to below 1") for beta in betas)
+        checked_budget(layers, budget)
         self.model, self.budget = model, budget
-        ranks = [layer.rank for _, layer in ramoe_layers(model)]
-        super().__init__(ranks, {"lr": lr, "betas": betas})
+        self._names = {layer.rank: name for name, layer in layers.items()}
+        super().__init__([layer.rank for layer in layers.values()], {"lr": lr, "betas": betas})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -34,10 +43,12 @@ class RankOptimizer(Optimizer):
             learning = [rank for rank in group["params"] if rank.grad is not None and rank.requires_grad]
             if not learning:
                 continue
+            gradients = torch.cat([rank.grad.flatten() for rank in learning])
+            if not bool(torch.cat([gradients, *(rank.flatten() for rank in learning)]).isfinite().all()):
+                self._name_fault(learning)
             fast, slow = group["betas"]
             shared = self.state[group["params"][0]]
             shared["step"] = shared.get("step", 0) + 1
-            gradients = torch.cat([rank.grad.flatten() for rank in learning])
             square = shared.get("mean_square", gradients.new_zeros(()))
             shared["mean_square"] = square = slow * square + (1 - slow) * gradients.square().mean()
             scale = (square / (1 - slow ** shared["step"])).sqrt().clamp(min=1e-30)
@@ -48,3 +59,10 @@ class RankOptimizer(Optimizer):
                 rank -= group["lr"] / (1 - fast ** shared["step"]) * mean / scale
             project_ranks_(self.model, self.budget)
         return loss
+
+    def _name_fault(self, ranks: list[Tensor]) -> None:
+        """Raises ValueError naming the first gradient or rank that is not a finite number."""
+        for rank in ranks:
+            for what, values in (("rank.grad", rank.grad), ("rank", rank)):
+                if fault := _checks.element_fault(what, values, values.isfinite(), "a finite number"):
+                    raise ValueError(f"model: layer {self._names[rank]!r}: {fault}")

@@ -1,80 +1,120 @@
 """The life of the ranks over a whole model: a budget while they learn, then rounding, freezing and compaction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from . import _checks
 from .layer import RAMoELinear
 
 
 def ramoe_layers(model: nn.Module) -> Iterator[tuple[str, RAMoELinear]]:
-    """(name, layer) of every RA-MoE layer of the model."""
+    """(name, layer) of every RA-MoE layer of the model. Raises TypeError for what is no module."""
+    _checks.model(model)
     return ((name, module) for name, module in model.named_modules() if isinstance(module, RAMoELinear))
+
+
+def named_layers(model: nn.Module) -> dict[str, RAMoELinear]:
+    """Name -> layer; ValueError for a model that has none."""
+    layers = dict(ramoe_layers(model))
+    if not layers:
+        raise ValueError(f"model: {type(model).__name__} has no RAMoELinear layer")
+    return layers
 
 
 def ranks_frozen(model: nn.Module) -> bool:
     """Whether every RA-MoE layer's ranks are whole and fixed."""
-    return all(not layer.rank.requires_grad for layer in _layers(model))
+    return all(layer.ranks_whole for layer in named_layers(model).values())
 
 
 def set_rank_window(model: nn.Module, window: float) -> None:
-    """Sets ``rank_window`` of every RA-MoE layer: the width of the rank interpolation (`rank_diagonal`)."""
-    if window <= 0:
-        raise ValueError(f"window: got {window}, expected a positive number")
-    for layer in _layers(model):
+    """Sets ``rank_window`` of every RA-MoE layer: the width of the rank interpolation (`rank_diagonal`), at least 1.
+
+    Ranks that are frozen are whole: a window changes nothing for them.
+    """
+    window = _checks.number("window", window, lambda width: width >= 1, "a finite number, at least 1")
+    for layer in named_layers(model).values():
         layer.rank_window = window
 
 
 def rank_window(progress: float, start: float = 3.0, share: float = 0.6) -> float:
     """Window of sampled ranks at ``progress`` (0 to 1) of the rank phase: from ``start`` to 1 over its first ``share``.
 
-    A wide window lets every rank within reach be drawn, so that the data says which are worth having.
+    A wide window lets every rank within reach be drawn, so that the data says which are worth having. Raises ValueError
+    or TypeError unless ``start`` is at least 1 and ``share`` above 0 and at most 1.
     """
+    progress = _checks.number("progress", progress, lambda p: 0 <= p <= 1, "0 to 1")
+    start = _checks.number("start", start, lambda width: width >= 1, "a finite number, at least 1")
+    share = _checks.number("share", share, lambda part: 0 < part <= 1, "above 0, at most 1")
     return start + (1.0 - start) * min(progress / share, 1.0)
 
 
-def initial_budget(model: nn.Module) -> float:
-    """C, the sum of all ranks at initialisation."""
-    return sum(layer.init_rank * layer.rank.numel() for layer in _layers(model))
+def checked_budget(layers: Mapping[str, RAMoELinear], budget: float | None) -> float:
+    """``budget``, to be from 0 to the sum of all max_rank; by default C, the sum of the ranks at initialisation."""
+    if budget is None:
+        return sum(layer.init_rank * layer.rank.numel() for layer in layers.values())
+    most = sum(layer.max_rank * layer.rank.numel() for layer in layers.values())
+    return _checks.number("budget", budget, lambda b: 0 <= b <= most, f"0 to {most}, the sum of all max_rank")
 
 
 def rank_budget_loss(model: nn.Module, budget: float | None = None) -> Tensor:
-    """``|C - sum of all ranks|``, a scalar (UniSTD's rank penalty, with beta = 1); C defaults to the initial sum."""
-    budget = initial_budget(model) if budget is None else budget
-    return (budget - torch.stack([layer.rank.sum() for layer in _layers(model)]).sum()).abs()
+    """``|C - sum of all ranks|``, a scalar (UniSTD's rank penalty, with beta = 1); C defaults to the initial sum.
+
+    Raises ValueError or TypeError for a budget that no ranks in range have. Ranks that are NaN give NaN.
+    """
+    layers = named_layers(model)
+    budget = checked_budget(layers, budget)
+    return (budget - torch.stack([layer.rank.sum() for layer in layers.values()]).sum()).abs()
 
 
 @torch.no_grad()
 def project_ranks_(model: nn.Module, budget: float | None = None) -> None:
-    """Moves all ranks, in place, to the nearest point with ``sum = budget`` and ``0 <= r <= max_rank``.
+    """Moves all ranks that learn, in place, to the nearest point with ``sum = budget`` and ``0 <= r <= max_rank``.
 
-    That is one shift for all ranks of the model, clamped: the proximal step of the penalty with a large weight.
-    Raises ValueError where no ranks in range have that sum.
+    That is one shift for all ranks of the model, clamped: the proximal step of the penalty with a large weight. Frozen
+    ranks count and stay as they are; where all are frozen and no budget is given, nothing is to be done.
+    Raises ValueError naming the layer and the rank that is not a finite number, and where no ranks in range have that
+    sum; nothing is changed then.
     """
-    layers = _layers(model)
-    budget = initial_budget(model) if budget is None else budget
-    ranks, limits = _gather(layers)
-    _check_budget(budget, limits)
-    _assign(layers, _project(ranks, limits, budget))
+    layers = named_layers(model)
+    total = checked_budget(layers, budget)
+    learning = {name: layer for name, layer in layers.items() if not layer.ranks_whole}
+    if not learning and budget is None:
+        return
+    frozen = float(sum(layer.rank.sum() for layer in layers.values() if layer.ranks_whole))
+    most = sum(layer.max_rank * layer.rank.numel() for layer in learning.values())
+    if not frozen <= total <= frozen + most:
+        raise ValueError(f"budget: got {total:g}, expected {frozen:g} (frozen) to {frozen + most:g}")
+    if learning:
+        ranks, limits = _gather(learning)
+        _assign(learning, _project(ranks, limits, total - frozen))
 
 
 @torch.no_grad()
 def freeze_ranks(model: nn.Module, budget: int | None = None) -> None:
     """Rounds all ranks to whole numbers of the same sum (largest remainder), fixes them and compacts the layers.
 
-    ``budget`` is that sum; by default the present one, rounded. Output changes by the rounding alone.
+    ``budget`` is that sum; by default the present one, rounded. Output changes by the rounding alone. Raises ValueError
+    or TypeError, before anything is changed, for a budget that is not a whole number or that no ranks in range have,
+    and for ranks that are not finite or, unless the budget is another sum and they are projected onto it, out of range.
     """
-    layers = _layers(model)
+    layers = named_layers(model)
+    if budget is not None:
+        _checks.whole("budget", budget, lambda _: True, "the sum of the ranks")
+        checked_budget(layers, budget)
     ranks, limits = _gather(layers)
-    if budget is None:
-        budget = round(float(ranks.sum()))
-    elif abs(budget - float(ranks.sum())) > 0.5:
-        _check_budget(budget, limits)
+    total = float(ranks.sum())
+    if budget is not None and abs(budget - total) > 0.5:
         ranks = _project(ranks, limits, budget)
-    for layer, whole in zip(layers, _split(layers, _largest_remainder(ranks, limits, int(budget))), strict=True):
-        layer.fix_ranks_(whole)
+    else:
+        for name, layer in layers.items():
+            if fault := _checks.rank_fault(layer.rank.detach(), layer.max_rank, whole=False):
+                raise ValueError(f"model: layer {name!r}: {fault} (project_ranks_ moves ranks there)")
+    whole = _largest_remainder(ranks, limits, round(total) if budget is None else int(budget))
+    for layer, part in zip(layers.values(), _split(layers, whole), strict=True):
+        layer.fix_ranks_(part)
 
 
 @dataclass(frozen=True)
@@ -104,39 +144,32 @@ class RankReport(tuple[RankRow, ...]):
 def rank_report(model: nn.Module) -> RankReport:
     """The ranks of every split of every RA-MoE layer, in the model's order."""
     return RankReport(
-        RankRow(name, split, tuple(ranks), layer.max_rank, not layer.rank.requires_grad)
-        for name, layer in ramoe_layers(model)
+        RankRow(name, split, tuple(ranks), layer.max_rank, layer.ranks_whole)
+        for name, layer in named_layers(model).items()
         for split, ranks in enumerate(layer.rank.detach().tolist())
     )
 
 
-def _layers(model: nn.Module) -> list[RAMoELinear]:
-    layers = [layer for _, layer in ramoe_layers(model)]
-    if not layers:
-        raise ValueError(f"model: {type(model).__name__} has no RAMoELinear layer")
-    return layers
-
-
-def _gather(layers: list[RAMoELinear]) -> tuple[Tensor, Tensor]:
-    """All ranks in one float64 vector, and their upper limits."""
-    ranks = torch.cat([layer.rank.detach().flatten().double() for layer in layers])
-    limits = torch.cat([torch.full_like(layer.rank, layer.max_rank).flatten().double() for layer in layers])
+def _gather(layers: dict[str, RAMoELinear]) -> tuple[Tensor, Tensor]:
+    """All ranks in one float64 vector, and their upper limits. ValueError naming a rank that is not finite."""
+    ranks = torch.cat([layer.rank.detach().flatten().double() for layer in layers.values()])
+    if not bool(ranks.isfinite().all()):
+        for name, layer in layers.items():
+            rank = layer.rank.detach()
+            if fault := _checks.element_fault("rank", rank, rank.isfinite(), "a finite number"):
+                raise ValueError(f"model: layer {name!r}: {fault}")
+    limits = torch.cat([torch.full_like(layer.rank, layer.max_rank).flatten().double() for layer in layers.values()])
     return ranks, limits
 
 
-def _split(layers: list[RAMoELinear], ranks: Tensor) -> list[Tensor]:
-    parts = ranks.split([layer.rank.numel() for layer in layers])
-    return [part.view_as(layer.rank) for layer, part in zip(layers, parts, strict=True)]
+def _split(layers: dict[str, RAMoELinear], ranks: Tensor) -> list[Tensor]:
+    parts = ranks.split([layer.rank.numel() for layer in layers.values()])
+    return [part.view_as(layer.rank) for layer, part in zip(layers.values(), parts, strict=True)]
 
 
-def _assign(layers: list[RAMoELinear], ranks: Tensor) -> None:
-    for layer, part in zip(layers, _split(layers, ranks), strict=True):
+def _assign(layers: dict[str, RAMoELinear], ranks: Tensor) -> None:
+    for layer, part in zip(layers.values(), _split(layers, ranks), strict=True):
         layer.rank.copy_(part)
-
-
-def _check_budget(budget: float, limits: Tensor) -> None:
-    if not 0 <= budget <= float(limits.sum()):
-        raise ValueError(f"budget: got {budget}, expected 0 to {float(limits.sum()):g}, the sum of all max_rank")
 
 
 def _project(ranks: Tensor, limits: Tensor, budget: float) -> Tensor:
