@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import logging
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch.utils.data import Dataset
 from unistd.messages import shown
 from unistd.tasks import bair, cityscapes, enso, human36m, kitti, kth, moving_mnist, sevir, taxibj, traffic4cast
 from unistd.tasks.data import SequenceDataset, stream_index
+from unistd.tasks.files import DataFileError
 from unistd.tasks.spec import TaskSpec, nearest
-from unistd.tasks.task import SPLITS, DataFileError, Task
+from unistd.tasks.task import SPLITS, Task
 
 __all__ = [
     "SPLITS",
@@ -30,6 +32,8 @@ TASKS: dict[str, Task] = {
     module.TASK.spec.name: module.TASK
     for module in (taxibj, traffic4cast, moving_mnist, bair, human36m, kth, cityscapes, kitti, sevir, enso)
 }
+
+_log = logging.getLogger(__name__)
 
 # Samples per epoch of generated data where the caller does not say.
 _DEFAULT_LENGTH = {"train": 10_000, "val": 1_000, "test": 1_000}
@@ -52,7 +56,8 @@ def build_dataset(
     """Map-style dataset of one task: the files below `root` where there are any, generated sequences otherwise.
 
     Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]. `dataset.spec` holds the scale that
-    was used, `dataset.source` is "generated" or the path that is read.
+    was used, `dataset.source` is "generated" or the path that is read. Where there is a root without files of the
+    task, a warning is logged.
 
     Args:
         spec: a `TaskSpec` (of any resolution and frame counts) or the name of a task.
@@ -65,7 +70,7 @@ def build_dataset(
     Raises:
         ValueError: unknown task or split, another number of channels than the task's, or a length or seed that is not
             a whole number >= 1 (seed: >= 0).
-        DataFileError: files that cannot be read, see `Task.open`.
+        DataFileError: files that cannot be read, or not where and what they should be, see `Task.open`.
     """
     if isinstance(spec, str):
         spec = get_task(spec).spec
@@ -77,23 +82,30 @@ def build_dataset(
         raise ValueError(f"length is {length!r}, expected a whole number >= 1 or None")
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed is {seed!r}, expected a whole number >= 0")
-    if root is not None and not Path(root).is_dir():
-        raise DataFileError(f"{root}: no such folder, expected the folder of the tasks' data files")
     if task.find(root) is not None:
         return task.open(spec, split, root, length=length, seed=seed)
+    if root is not None:
+        _say_generated(spec.name, str(root))
     return SequenceDataset(
         spec, partial(_generated, spec, split, seed), length or _DEFAULT_LENGTH[split], source="generated"
     )
 
 
 def files_found(name: str, root: str | Path | None) -> str | None:
-    """Path of the files of a task that `build_dataset` would read below `root`, None where it would generate."""
+    """Path of the files of a task that `build_dataset` would read below `root`, None where it would generate.
+
+    Raises:
+        DataFileError: no such root, or what lies there is meant as the task's files and is not as published.
+    """
     path = get_task(name).find(root)
     return None if path is None else str(path)
 
 
 def task_table(root: str | Path | None = None) -> list[dict[str, str | int]]:
-    """One row a task for printing: name, title, discipline, shapes, number of tokens, and where its data come from."""
+    """One row a task for printing: name, title, discipline, shapes, number of tokens, and where its data come from.
+
+    Raises DataFileError as `files_found` does.
+    """
     rows = []
     for name, task in TASKS.items():
         spec = task.spec
@@ -110,6 +122,12 @@ def task_table(root: str | Path | None = None) -> list[dict[str, str | int]]:
             }
         )
     return rows
+
+
+@cache
+def _say_generated(name: str, root: str) -> None:
+    """One line, once for a task and a root: who names a folder of files may think that it is read."""
+    _log.warning("unistd: found no files of task %r in %s, its data are generated", name, root)
 
 
 def _generated(spec: TaskSpec, split: str, seed: int, index: int) -> np.ndarray:

@@ -8,22 +8,33 @@ Source: DeepST (Zhang et al., AAAI 2017), data description of TaxiBJ.
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 from torch.utils.data import Dataset
 
 from unistd.tasks.data import SequenceDataset, spread
+from unistd.tasks.files import DataFileError, FileNames, in_words
+from unistd.tasks.hdf5 import Hdf5Array, open_datasets
 from unistd.tasks.spec import TaskSpec
-from unistd.tasks.task import DataFileError
 
-_FOLDERS = ("taxibj", "TaxiBJ", "")
-_NAME = re.compile(r"_M\d+x\d+_T(\d+)_.*\.h5$")
+_NAME = re.compile(r"_M[0-9]+x[0-9]+_T([0-9]+)_.*\.h5$")
+_FILES = FileNames(
+    task="taxibj",
+    folders=("taxibj",),
+    known=_NAME,
+    alike=re.compile(r"_M[0-9]+x[0-9]+_|^BJ[0-9]{2}|^taxi_?bj.*\.(h5|hdf5|np[yz])$", re.IGNORECASE),
+    expected="names like BJ16_M32x32_T30_InOut.h5",
+)
 _HELD_OUT_DAYS = 28
+_LONGEST_STAMP = 64  # bytes; 10 are used
+_BLOCK = 32 << 20  # bytes that are read and checked at once
+_SMALLEST_COUNT = 1e-30  # but 0; less is what other bytes look like when they are taken for a number
+_LARGEST_COUNT = 1 << 24  # float32 holds each whole number up to it; more in one cell and interval is no count
 
 
 @dataclass(frozen=True)
@@ -45,37 +56,52 @@ class FlowRecord:
         return starts[broken[starts] == broken[starts + frames - 1]]
 
 
-def read_flow_record(path: Path) -> FlowRecord:
-    """Read and check one DeepST file.
+def read_flow_record(path: Path, grid: tuple[int, int] | None = None) -> FlowRecord:
+    """Read and check one DeepST file: first what it declares, then the dates, then the counts, block by block.
+
+    Args:
+        grid: the H and W that are expected; None: any.
 
     Raises:
         DataFileError: not a DeepST file name, truncated, without `data` or `date`, of another shape or length, with a
-            stamp that is no date, or with counts that are negative or not finite.
+            stamp that is no date, or with counts that are negative, not finite, above 2^24 or,
+            but for 0, below 1e-30.
     """
     minutes = int(_name_parts(path)[1])
     if minutes < 1 or 1440 % minutes:
         raise DataFileError(f"{path}: an interval of {minutes} minutes in the name, expected a divisor of 1440")
-    try:
-        with h5py.File(path) as file:
-            arrays = {key: file[key][()] for key in ("data", "date") if isinstance(file.get(key), h5py.Dataset)}
-            found = sorted(file)
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises any of these, depending on which part is damaged
-        raise DataFileError(f"{path}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
-    if len(arrays) < 2:
-        raise DataFileError(f"{path}: found keys {found}, expected data sets 'data' and 'date'")
-    counts, stamps = np.asarray(arrays["data"]), np.asarray(arrays["date"])
-    if counts.ndim != 4 or counts.shape[1] != 2 or counts.dtype.kind not in "iuf":
-        raise DataFileError(f"{path}: 'data' is {counts.dtype} {counts.shape}, expected numbers (n, 2, H, W)")
-    counts = counts.astype(np.float32)
-    if stamps.shape != (len(counts),):
-        raise DataFileError(f"{path}: 'date' has shape {stamps.shape}, expected one for each of the {len(counts)} rows")
-    bad = ~np.isfinite(counts).all(axis=(1, 2, 3)) | (counts.min(axis=(1, 2, 3), initial=0) < 0)
-    if bad.any():
-        row = int(bad.argmax())
-        values = counts[row]
-        value = values[~np.isfinite(values) | (values < 0)][0]
-        raise DataFileError(f"{path}: 'data' holds {value} in row {row}, expected counts >= 0")
-    return FlowRecord(path, counts, _slots(path, stamps, 1440 // minutes), 1440 // minutes)
+    counts, stamps = open_datasets(path, "data", "date")
+    if len(counts.shape) != 4 or counts.shape[1] != 2 or counts.dtype.kind not in "iuf" or 0 in counts.shape[2:]:
+        raise DataFileError(f"{path}: 'data' is {counts.dtype} {in_words(counts.shape)}, expected numbers (n, 2, H, W)")
+    if grid is not None and counts.shape[2:] != grid:
+        raise DataFileError(
+            f"{path}: 'data' has shape {in_words(counts.shape)}, "
+            f"expected (n, 2, {grid[0]}, {grid[1]}) as the task's spec"
+        )
+    if stamps.shape != counts.shape[:1]:
+        raise DataFileError(
+            f"{path}: 'date' has shape {in_words(stamps.shape)}, expected one for each of the {counts.shape[0]} rows"
+        )
+    if stamps.dtype.kind == "f" or stamps.dtype.itemsize > _LONGEST_STAMP:
+        raise DataFileError(f"{path}: 'date' is of type {stamps.dtype}, expected texts of 10 characters")
+    slots = _slots(path, stamps.rows(0, stamps.shape[0]), 1440 // minutes)
+    return FlowRecord(path, _counts(counts), slots, 1440 // minutes)
+
+
+def _counts(stored: Hdf5Array) -> np.ndarray:
+    counts = np.empty(stored.shape, np.float32)
+    rows = max(1, _BLOCK // (math.prod(stored.shape[1:]) * stored.dtype.itemsize))
+    for start in range(0, len(counts), rows):
+        block = stored.rows(start, min(start + rows, len(counts)))
+        bad = ~((block == 0) | (block >= _SMALLEST_COUNT) & (block <= _LARGEST_COUNT))  # NaN compares false
+        if bad.any():
+            row = start + int(bad.any(axis=(1, 2, 3)).argmax())
+            raise DataFileError(
+                f"{stored.path}: 'data' holds {block[bad][0]} in row {row}, "
+                f"expected counts >= 0 and <= {_LARGEST_COUNT}"
+            )
+        counts[start : start + rows] = block
+    return counts
 
 
 def _name_parts(path: Path) -> re.Match[str]:
@@ -90,7 +116,7 @@ def _slots(path: Path, stamps: np.ndarray, slots_a_day: int) -> np.ndarray:
     for row, stamp in enumerate(stamps):
         text = stamp.decode("ascii", "replace") if isinstance(stamp, bytes) else str(stamp)
         try:
-            if not re.fullmatch(r"\d{10}", text) or int(text[8:]) > slots_a_day:
+            if not re.fullmatch(r"[0-9]{10}", text) or int(text[8:]) > slots_a_day:
                 raise ValueError
             day = datetime.date(int(text[:4]), int(text[4:6]), int(text[6:8])).toordinal()
         except ValueError:
@@ -102,7 +128,7 @@ def _slots(path: Path, stamps: np.ndarray, slots_a_day: int) -> np.ndarray:
 
 
 class DeepSTReader:
-    """Windows of all DeepST files of a folder: `<root>/taxibj/*.h5`, `<root>/TaxiBJ/*.h5` or `<root>/*.h5`.
+    """Windows of all DeepST files of a folder: `<root>/taxibj/*.h5` (in any case of letters) or `<root>/*.h5`.
 
     Files are put in the order of their first stamp. The last 28 days (DeepST's convention) are the test split and the
     28 days before them the val split, each at most a fifth of all rows; train is the rest. No window crosses a border
@@ -113,22 +139,17 @@ class DeepSTReader:
     """
 
     def find(self, root: Path) -> Path | None:
-        """The first of the folders that holds DeepST files."""
-        return next((root / folder for folder in _FOLDERS if _files(root / folder)), None)
+        """The folder that holds DeepST files; see `FileNames.find`."""
+        return _FILES.find(root)
 
     def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
         """See `Task.open`; `seed` has no effect."""
         folder = self.find(root)
         records = sorted(
-            (read_flow_record(path) for path in _files(folder)),
+            (read_flow_record(path, (spec.height, spec.width)) for path in _FILES.files(folder)),
             key=lambda record: (record.slots[:1] / record.slots_a_day).tolist(),
         )
         for record in records:
-            if record.counts.shape[1:] != (spec.channels, spec.height, spec.width):
-                raise DataFileError(
-                    f"{record.path}: 'data' has shape {record.counts.shape}, "
-                    f"expected (n, {spec.channels}, {spec.height}, {spec.width}) as the task's spec"
-                )
             if record.slots_a_day != records[0].slots_a_day:
                 raise DataFileError(
                     f"{record.path}: {record.slots_a_day} intervals a day, expected {records[0].slots_a_day} "
@@ -150,10 +171,6 @@ class DeepSTReader:
         spec = spec.replace(scale=max(spec.scale, largest))
         chosen = [windows[i] for i in spread(len(windows), length)]
         return SequenceDataset(spec, partial(_window, records, chosen, spec.scale, frames), len(chosen), str(folder))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.h5") if _NAME.search(path.name))
 
 
 def _split_rows(split: str, rows: int, slots_a_day: int) -> tuple[int, int]:

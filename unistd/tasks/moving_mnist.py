@@ -6,6 +6,7 @@ real MNIST where its files are given.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from unistd.tasks.data import SequenceDataset, spread, stream_index
+from unistd.tasks.files import DataFileError, FileNames
 from unistd.tasks.mnist import read_idx_images, read_test_sequences
+from unistd.tasks.npy import NpyArray
 from unistd.tasks.raster import capsule, finish, random_stream
 from unistd.tasks.spec import TaskSpec
-from unistd.tasks.task import DataFileError, Task
+from unistd.tasks.task import Task
 
 SPEC = TaskSpec(
     name="moving_mnist",
@@ -37,9 +40,15 @@ _DIGITS = 2
 _STEP = 0.1  # of the free canvas, a frame
 _CANVAS, _DIGIT = 64, 28  # pixels; the digit keeps this share of a canvas of any other size
 _TRAIN_LENGTH = 10_000  # sequences an epoch that are put together from the digits
-_FOLDERS = ("moving_mnist", "mnist", "")
 _TRAIN_DIGITS, _TEST_DIGITS = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 _TEST_SEQUENCES = "mnist_test_seq.npy"
+_FILES = FileNames(
+    task="moving_mnist",
+    folders=("moving_mnist", "mnist"),
+    known=re.compile("|".join(f"^{re.escape(name)}$" for name in (_TRAIN_DIGITS, _TEST_DIGITS, _TEST_SEQUENCES))),
+    alike=re.compile(r"images.idx3.ubyte|mnist_test_seq|moving.?mnist.*\.np[yz]$", re.IGNORECASE),
+    expected=f"{_TRAIN_DIGITS}, {_TEST_DIGITS} or {_TEST_SEQUENCES}",
+)
 
 
 def _arc(cy: float, cx: float, ry: float, rx: float, start: float, stop: float) -> list[tuple[float, float]]:
@@ -128,28 +137,26 @@ class MovingMNISTReader:
     """
 
     def find(self, root: Path) -> Path | None:
-        """The first of the folders that holds one of the files."""
-        names = (_TRAIN_DIGITS, _TEST_DIGITS, _TEST_SEQUENCES)
-        return next((root / folder for folder in _FOLDERS if any((root / folder / n).is_file() for n in names)), None)
+        """The folder that holds the files; see `FileNames.find`."""
+        return _FILES.find(root)
 
     def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
         """See `Task.open`. A split that is put together from digits has `length` sequences, 10,000 by default."""
         folder = self.find(root)
-        published = folder / _TEST_SEQUENCES
-        if split == "test" and published.is_file():
-            return _published_test(spec, published, length)
-        digits, path = _digits_of(split, folder)
+        names = {path.name for path in _FILES.files(folder)}
+        if split == "test" and _TEST_SEQUENCES in names:
+            return _published_test(spec, folder / _TEST_SEQUENCES, length)
+        digits, path = _digits_of(split, folder, names)
         make = partial(_from_digits, spec, split, seed, digits)
         return SequenceDataset(spec, make, length or _TRAIN_LENGTH, str(path))
 
 
-def _digits_of(split: str, folder: Path) -> tuple[np.ndarray, Path]:
-    train, test = folder / _TRAIN_DIGITS, folder / _TEST_DIGITS
-    if split == "test" and train.is_file() and test.is_file():
-        return read_idx_images(test), test
-    path = train if train.is_file() else test
-    if not path.is_file():
+def _digits_of(split: str, folder: Path, names: set[str]) -> tuple[np.ndarray, Path]:
+    if not names & {_TRAIN_DIGITS, _TEST_DIGITS}:
         raise DataFileError(f"{folder}: no digits for the {split} split, expected {_TRAIN_DIGITS} or {_TEST_DIGITS}")
+    if split == "test" and {_TRAIN_DIGITS, _TEST_DIGITS} <= names:
+        return read_idx_images(folder / _TEST_DIGITS), folder / _TEST_DIGITS
+    path = folder / (_TRAIN_DIGITS if _TRAIN_DIGITS in names else _TEST_DIGITS)
     digits = read_idx_images(path)
     low, high = {"train": (0, 8), "val": (8, 9), "test": (9, 10)}[split]
     part = digits[len(digits) * low // 10 : len(digits) * high // 10]
@@ -168,18 +175,21 @@ def _published_test(spec: TaskSpec, path: Path, length: int | None) -> Dataset:
     sequences = read_test_sequences(path)
     frames = spec.frames_in + spec.frames_out
     side = sequences.shape[-1]
-    if len(sequences) < frames or spec.height != spec.width or side % spec.height:
+    held, count = sequences.shape[:2]
+    if held < frames or spec.height != spec.width or side % spec.height:
         raise DataFileError(
-            f"{path}: {len(sequences)} frames of {side}x{side}, expected at least {frames} "
+            f"{path}: {held} frames of {side}x{side}, expected at least {frames} "
             f"of {spec.height}x{spec.width} (or a whole multiple of it)"
         )
-    chosen = spread(sequences.shape[1], length)
+    chosen = spread(count, length)
     return SequenceDataset(spec, partial(_published_sequence, spec, sequences, chosen), len(chosen), str(path))
 
 
-def _published_sequence(spec: TaskSpec, sequences: np.ndarray, chosen: np.ndarray, index: int) -> np.ndarray:
-    block = sequences.shape[-1] // spec.height
-    clip = sequences[: spec.frames_in + spec.frames_out, chosen[index]].astype(np.float32) / 255
+def _published_sequence(spec: TaskSpec, sequences: NpyArray, chosen: np.ndarray, index: int) -> np.ndarray:
+    _, count, side, _ = sequences.shape
+    block = side // spec.height
+    frames = (np.arange(spec.frames_in + spec.frames_out) * count + chosen[index]) * side**2
+    clip = sequences.blocks(frames.tolist(), (side, side)).astype(np.float32) / 255
     return clip.reshape(len(clip), 1, spec.height, block, spec.width, block).mean((3, 5))
 
 

@@ -10,20 +10,21 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
+from unistd.tasks.files import DataFileError, data_folder
 from unistd.tasks.spec import TaskSpec
 
 SPLITS = ("train", "val", "test")
-
-
-class DataFileError(ValueError):
-    """A data file that is missing, truncated or not what its format says. The message, one line, names the file."""
 
 
 class FileReader(Protocol):
     """Reader of the published files of one task."""
 
     def find(self, root: Path) -> Path | None:
-        """The file or folder below `root` that `open` would read, or None."""
+        """The file or folder below `root` that `open` would read, or None where nothing there is meant as such.
+
+        Raises:
+            DataFileError: something is meant as the task's files and is not as they are published.
+        """
 
     def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
         """A map-style dataset of (inputs, targets); see `Task.open`."""
@@ -60,10 +61,15 @@ class Task:
         return self.generator(spec, seed, index)
 
     def find(self, root: str | Path | None) -> Path | None:
-        """The task's file or folder below `root`; None where there is none (or where its files are not read)."""
-        if root is None or self.reader is None:
+        """The task's file or folder below `root`; None where there is none (or where its files are not read).
+
+        Raises:
+            DataFileError: no such root, or what lies there is meant as the task's files and is not as published.
+        """
+        if root is None:
             return None
-        return self.reader.find(Path(root))
+        folder = data_folder(root)
+        return None if self.reader is None else self.reader.find(folder)
 
     def open(
         self, spec: TaskSpec, split: str, root: str | Path, *, length: int | None = None, seed: int = 0
@@ -85,7 +91,7 @@ class Task:
             raise DataFileError(
                 f"{root}: reading files of task {spec.name!r} is not supported yet, use its generated data (root=None)"
             )
-        if self.reader.find(Path(root)) is None:
+        if self.find(root) is None:
             raise DataFileError(f"{root}: found no files of task {spec.name!r}")
         self.check(spec)
         return self.reader.open(spec, split, Path(root), length, seed)

@@ -135,7 +135,7 @@ def test_a_truncated_array_is_named(tmp_path):
     path = tmp_path / SEQUENCES
     np.save(path, np.zeros((20, 3, 64, 64), np.uint8))
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(DataFileError, match=f"{path}: not a readable npy file") as error:
+    with pytest.raises(DataFileError, match=f"{path}: not a .npy file of numbers") as error:
         build_dataset(SPEC, "test", root=tmp_path)
     assert "\n" not in str(error.value)
 

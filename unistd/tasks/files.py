@@ -1,0 +1,186 @@
+"""How every reader finds and opens files: what is missing, no file, or not meant as it lies there is named in one line.
+
+Nothing here waits (a FIFO without a writer is refused, not read) and nothing that lies where a task's files belong is
+passed over: a dangling link of the right name is an error, since made-up data would take its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFREG: "a file",
+}
+_LARGE, _EXPANSION = 64 << 20, 100
+_ENTRIES = 10_000  # of a root's subfolders that are searched for files in the wrong place
+
+Stamp = tuple[int, int]  # size and time of last change of a file: other ones, another content
+
+
+class DataFileError(ValueError):
+    """A data file that is missing, truncated or not what its format says. The message, one line, names the file."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a regular file for reading, its descriptor checked after it is open.
+
+    Raises:
+        DataFileError: nothing there, a dangling or looping link, not permitted, or a folder, FIFO, socket or device.
+    """
+    try:
+        _check_kind(path, os.stat(path).st_mode, stat.S_IFREG)  # before it is opened: opening a device can do things
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        _check_kind(path, os.fstat(descriptor).st_mode, stat.S_IFREG)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error, "a file") from None
+    return os.fdopen(descriptor, "rb")
+
+
+def list_folder(folder: Path) -> list[str]:
+    """Sorted names of all that lies in a folder.
+
+    Raises:
+        DataFileError: nothing there, a dangling or looping link, not permitted, or not a folder.
+    """
+    try:
+        _check_kind(folder, os.stat(folder).st_mode, stat.S_IFDIR)
+        return sorted(os.listdir(folder))
+    except (OSError, ValueError) as error:
+        raise _refusal(folder, error, "a folder") from None
+
+
+def data_folder(root: str | Path) -> Path:
+    """`root` as a folder that is there and can be listed; raises DataFileError."""
+    if not str(root):
+        raise DataFileError("data root '': expected the folder of the tasks' data files")
+    list_folder(Path(root))
+    return Path(root)
+
+
+def stamp_of(file: BinaryIO) -> Stamp:
+    """Size in bytes and time of last change of an open file."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def check_expansion(path: Path, what: str, declared: int, stored: int) -> None:
+    """Raises a DataFileError where compressed content declares far more bytes than data of its kind unpack to.
+
+    Measurements shrink 2 to 20 times; 100 times and more than 64 MiB is a small file that would fill the memory.
+    """
+    if declared > max(_LARGE, _EXPANSION * stored):
+        raise DataFileError(
+            f"{path}: {what} declares {declared} bytes in {stored} that are stored, expected at most "
+            f"{_EXPANSION} times as many"
+        )
+
+
+def in_words(content: object, length: int = 60) -> str:
+    """repr(), cut: what a damaged file holds can be of any length, and hold line breaks."""
+    text = repr(content)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What the files of a task are called and where they lie: in a folder of its own below the root, or in the root.
+
+    Args:
+        task: name of the task.
+        folders: lower-case names that the task's folder goes by, the first choice first.
+        known: matches the names of the files that are read.
+        alike: matches names that are meant as such files and are spelt otherwise, or are of a form that is not read.
+        expected: the names that are read, for people.
+    """
+
+    task: str
+    folders: tuple[str, ...]
+    known: re.Pattern[str]
+    alike: re.Pattern[str]
+    expected: str
+
+    def find(self, root: Path) -> Path | None:
+        """The first folder that holds files of the task, whatever their state; None where nothing is meant as such.
+
+        Raises:
+            DataFileError: the task's folder is there without a file that is read, or not a folder; a file is there
+                that must be the task's by its name, but has not the name, or lies one level too deep.
+        """
+        homes = [name for name in list_folder(root) if name.lower() in self.folders]
+        homes.sort(key=lambda name: self.folders.index(name.lower()))
+        for folder in [*(root / name for name in homes), root]:
+            names = list_folder(folder)
+            if found := [name for name in names if self.known.search(name)]:
+                for name in names:
+                    if self._stray(name) and f"{name}.gz" not in found:
+                        raise DataFileError(f"{folder / name}: would be left out, expected {self.expected}")
+                return folder
+        if homes:
+            held = list_folder(root / homes[0])
+            raise DataFileError(
+                f"{root / homes[0]}: found no files of task {self.task!r} (but {in_words(held[:3])}), "
+                f"expected {self.expected}"
+            )
+        for path in _shallow(root):
+            if self._stray(path.name) or self.known.search(path.name):
+                raise DataFileError(
+                    f"{path}: looks like a file of task {self.task!r}, but only {self.expected} in "
+                    f"{root} or {root / self.folders[0]} are read"
+                )
+        return None
+
+    def files(self, folder: Path) -> list[Path]:
+        """Those of a folder that are read, sorted."""
+        return [folder / name for name in list_folder(folder) if self.known.search(name)]
+
+    def _stray(self, name: str) -> bool:
+        return self.alike.search(name) is not None and self.known.search(name) is None
+
+
+def _shallow(root: Path) -> Iterator[Path]:
+    """What lies in a root and in its folders; only so many entries, since a root can hold millions."""
+    folders = []
+    for name in list_folder(root):
+        yield root / name
+        if (root / name).is_dir() and not (root / name).is_symlink():
+            folders.append(root / name)
+    yield from islice((Path(entry) for folder in folders for entry in _entries(folder)), _ENTRIES)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError:  # somebody else's folder, which is not ours to read
+        return
+
+
+def _check_kind(path: Path, mode: int, expected: int) -> None:
+    if stat.S_IFMT(mode) != expected:
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise DataFileError(f"{path}: is {kind}, expected {_KINDS[expected]}")
+
+
+def _refusal(path: Path, error: OSError | ValueError, expected: str) -> DataFileError:
+    if isinstance(error, DataFileError):
+        return error
+    if not isinstance(error, OSError):  # a null byte in the name
+        return DataFileError(f"{in_words(str(path))}: not a file's name ({error})")
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return DataFileError(f"{path}: is a link to {os.readlink(path)!r}, where nothing is; expected {expected}")
+    if error.errno == errno.ENOENT:
+        return DataFileError(f"{path}: no such {expected.split()[-1]}")
+    return DataFileError(f"{path}: cannot be read ({error.strerror}), expected {expected}")

@@ -1,0 +1,257 @@
+"""The process in which HDF5 is read; run as a program by `unistd.tasks.hdf5`, of which it imports nothing.
+
+HDF5's library believes what a file says: damaged ones make it crash, loop or ask for memory without end. Here that ends
+this process alone. A request is a line of JSON on standard input, an answer one on standard output, and, for rows, the
+array's bytes after it:
+
+    {"path", "keys"}                         -> {"datasets": [{"shape", "dtype", "stored"}], "stamp"}
+    {"path", "keys": [key], "rows", "stamp"} -> {}, bytes
+    anything that is wrong                   -> {"error"}
+"""
+
+import contextlib
+import json
+import math
+import os
+import resource
+import signal
+import stat
+import sys
+from itertools import islice, pairwise, product
+
+import h5py
+import numpy as np
+
+_MEMORY = 768 << 20  # bytes beyond what the imports take; rows are asked for in far smaller pieces
+_SECONDS, _BYTES_A_SECOND = 1.0, 20e6  # of processor time: for any request, and more for all that can be read
+_LONGEST_TEXT = 64
+_SMALLEST_HEADER = 16  # bytes that any header has, of a file or a data set
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+    h5py.h5z.FILTER_SCALEOFFSET,
+    h5py.h5z.FILTER_LZF,
+}
+
+
+class Refusal(Exception):
+    """What is wrong with a file, in words."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; this one ends with it
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, hard))
+    opened: list[File] = []
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        _limit_time(_SECONDS)
+        rows = None
+        try:
+            file = _file(opened, request)
+            if "rows" in request:
+                rows = file.rows(request["keys"][0], *request["rows"])
+                answer = {}
+            else:
+                answer = {"datasets": file.describe(request["keys"]), "stamp": file.stamp}
+        except Refusal as refusal:
+            answer = {"error": str(refusal)}
+        except MemoryError:
+            answer = {"error": "asks for more memory than any of its kind needs"}
+        except Exception as error:  # h5py raises nearly any kind, depending on which part is damaged
+            text = " ".join(str(error).split()) or type(error).__name__
+            answer = {"error": f"not a readable HDF5 file ({text[:200]})"}
+        _limit_time(0)
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+        if rows is not None:
+            sys.stdout.buffer.write(rows.data if rows.size else b"")
+        sys.stdout.buffer.flush()
+
+
+class File:
+    """An open file, of which the data sets that were asked for are checked once."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.stamp = path, _stamp(path)
+        _limit_time(_SECONDS + self.stamp[0] / _BYTES_A_SECOND)
+        self._file = h5py.File(path, "r")
+        self._checked: dict[str, h5py.Dataset] = {}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def describe(self, keys: list[str]) -> list[dict]:
+        links = {key: _link(self._file, key) for key in keys}
+        for key, link in links.items():
+            if link not in ("hard", "nothing"):
+                raise Refusal(f"{key!r} is {link}, expected a data set in the file itself")
+        if wrong := [key for key in keys if links[key] == "nothing" or not self._is_dataset(key)]:
+            found = sorted(name[:40] for name in islice(self._file, 8))
+            raise Refusal(f"found keys {found}, expected data sets {' and '.join(map(repr, keys))} (not so: {wrong})")
+        base = self._file.userblock_size
+        extents = [(base, _SMALLEST_HEADER, "the file's header")]
+        for key in keys:
+            dataset = self._file[key]
+            extents.append((base + h5py.h5o.get_info(dataset.id).addr, _SMALLEST_HEADER, f"the header of {key}"))
+            extents += _check(key, dataset, self.stamp[0])
+            self._checked[key] = dataset
+        _check_apart(extents, self.stamp[0])
+        return [
+            {
+                "shape": dataset.shape,
+                "dtype": _plain_dtype(dataset).str,
+                "stored": dataset.id.get_storage_size(),
+            }
+            for dataset in map(self._checked.get, keys)
+        ]
+
+    def rows(self, key: str, start: int, stop: int) -> np.ndarray:
+        if key not in self._checked:
+            self.describe([key])
+        dataset = self._checked[key]
+        dtype = _plain_dtype(dataset)
+        _limit_time(_SECONDS + (stop - start) * math.prod(dataset.shape[1:]) * dtype.itemsize / _BYTES_A_SECOND)
+        if dataset.chunks:
+            _look_up_chunks(dataset, start, stop)
+        if dataset.dtype.kind != "O":
+            return np.ascontiguousarray(dataset[start:stop])
+        texts = [text if isinstance(text, bytes) else text.encode() for text in dataset[start:stop]]
+        if longest := [text for text in texts if len(text) > _LONGEST_TEXT]:
+            raise Refusal(f"{key!r} holds a text of {len(longest[0])} bytes, expected at most {_LONGEST_TEXT}")
+        return np.array(texts, dtype)
+
+    def _is_dataset(self, key: str) -> bool:
+        return self._file.get(key, getclass=True) is h5py.Dataset
+
+
+def _file(opened: list[File], request: dict) -> File:
+    """The open file of a request; the last eight stay open."""
+    path, stamp = request["path"], _stamp(request["path"])
+    if "stamp" in request and request["stamp"] != stamp:
+        raise Refusal("has changed since it was opened, expected the same file")
+    for file in opened:
+        if file.path == path and file.stamp == stamp:
+            return file
+    for file in [file for file in opened if file.path == path] + opened[:-7]:
+        opened.remove(file)
+        file.close()
+    opened.append(File(path))
+    return opened[-1]
+
+
+def _stamp(path: str) -> list[int]:
+    """As `unistd.tasks.files.stamp_of`. A FIFO that has taken the file's place since would be waited for."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise Refusal(f"cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Refusal("is no longer a file")
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _limit_time(seconds: float) -> None:
+    """Ends the process after that much more of processor time; 0: no limit."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _link(file: h5py.File, key: str) -> str:
+    """What leads to a key: "hard", "nothing", or in words what is not followed."""
+    group = file
+    for name in key.split("/"):
+        if not isinstance(group, h5py.Group) or name not in group.keys():  # noqa: SIM118 (`in group` follows the link)
+            return "nothing"
+        kind = group.id.links.get_info(name.encode()).type
+        if kind != h5py.h5l.TYPE_HARD:
+            words = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link to another file"}
+            return words.get(kind, "a user-defined link")
+        group = group[name]
+    return "hard"
+
+
+def _plain_dtype(dataset: h5py.Dataset) -> np.dtype:
+    """The dtype that rows are sent in: texts of variable length at a fixed one."""
+    return np.dtype(f"S{_LONGEST_TEXT}") if dataset.dtype.kind == "O" else dataset.dtype
+
+
+def _check(key: str, dataset: h5py.Dataset, file_size: int) -> list[tuple[int, int, str]]:
+    """Refuses a data set that is not plain numbers or texts which the file holds itself; the extents of its bytes."""
+    if dataset.shape is None or dataset.ndim == 0:
+        raise Refusal(f"{key!r} has no rows (shape {dataset.shape}), expected an array")
+    properties, kind = dataset.id.get_create_plist(), dataset.id.get_type()
+    if dataset.is_virtual:
+        raise Refusal(f"{key!r} is a virtual data set, made of other files; expected one in the file itself")
+    if properties.get_external_count():
+        name = properties.get_external(0)[0]
+        raise Refusal(f"{key!r} has its data in external storage ({name[:60]!r}), expected them in the file itself")
+    if kind.committed():
+        raise Refusal(f"{key!r} is of a named type, expected a plain one")
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None
+    if not is_text and (dataset.dtype.kind not in "iuf" or not kind.equal(h5py.h5t.py_create(dataset.dtype))):
+        raise Refusal(f"{key!r} is of type {str(dataset.dtype)[:60]}, expected plain numbers or texts")
+    for number in range(properties.get_nfilters()):
+        code = properties.get_filter(number)[0]
+        if code not in _FILTERS or not h5py.h5z.filter_avail(code):
+            raise Refusal(f"{key!r} is packed with filter {code}, expected one that is part of HDF5 (gzip, szip, lzf)")
+    extents = _extents(key, dataset, properties)
+    if beyond := [1 for start, size, _ in extents if start < 0 or size < 0 or start + size > file_size]:
+        raise Refusal(f"{key!r} has {len(beyond)} pieces beyond the end of the file, expected all within")
+    return extents
+
+
+def _extents(key: str, dataset: h5py.Dataset, properties: h5py.h5p.PropDCID) -> list[tuple[int, int, str]]:
+    """(start, size, key) of every stored piece. A piece that was never written would read as zeros: refused."""
+    declared, layout = dataset.size * dataset.id.get_type().get_size(), properties.get_layout()
+    stored = dataset.id.get_storage_size()
+    if layout != h5py.h5d.CHUNKED:
+        texts = dataset.dtype.kind == "O"  # of which what is stored are addresses, of another size than in memory
+        if (stored < declared) if texts else (stored != declared):
+            raise Refusal(f"{key!r} declares {declared} bytes, of which {stored} are in the file; expected all")
+        # a compact one lies in its header, at no address of its own
+        return [(dataset.id.get_offset(), stored, key)] if layout == h5py.h5d.CONTIGUOUS and stored else []
+    chunk = dataset.chunks
+    whole = math.prod(chunk) * dataset.id.get_type().get_size()
+    if whole > _MEMORY // 4:
+        raise Refusal(f"{key!r} has chunks of {whole} bytes, expected at most {_MEMORY // 4}")
+    chunks = math.prod(-(-side // part) for side, part in zip(dataset.shape, chunk, strict=True))
+    extents = []
+
+    def take(info: h5py.h5d.StoreInfo) -> None:
+        if info.filter_mask and info.size < whole:  # marked as stored without a filter, and yet smaller than that
+            raise Refusal(f"{key!r} has a chunk of {info.size} bytes, expected {whole} where it is not compressed")
+        extents.append((info.byte_offset, info.size, key))
+
+    dataset.id.chunk_iter(take)
+    if len(extents) != chunks:
+        raise Refusal(
+            f"{key!r} declares {declared} bytes in {chunks} chunks, of which {len(extents)} are in the file "
+            f"({stored} bytes); expected all"
+        )
+    return extents
+
+
+def _look_up_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
+    """Raises where a chunk of those rows is listed and yet not found, which would read as zeros."""
+    first, *others = dataset.chunks
+    grid = [range(-(-side // part)) for side, part in zip(dataset.shape[1:], others, strict=True)]
+    for number in product(range(start // first, -(-stop // first)), *grid):
+        dataset.id.read_direct_chunk(tuple(n * part for n, part in zip(number, dataset.chunks, strict=True)))
+
+
+def _check_apart(extents: list[tuple[int, int, str]], file_size: int) -> None:
+    """Refuses pieces that share bytes: an address is wrong, and what is read there are other data."""
+    extents = sorted(extents)
+    for (start, size, key), (following, _, other) in pairwise(extents):
+        if start + size > following:
+            raise Refusal(f"{key!r} and {other!r} share bytes at {following}, expected each to have its own")
+    if (total := sum(size for _, size, _ in extents)) > file_size:
+        raise Refusal(f"declares {total} bytes in a file of {file_size}")
+
+
+if __name__ == "__main__":
+    main()
