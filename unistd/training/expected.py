@@ -47,7 +47,7 @@ def compare(found: Any, expected: Any, key: str, where: str) -> None:
                 raise CheckpointError(f"{where}, it has no {below!r}")
         if unknown := [name for name in found if name not in expected]:
             below = f"{key}.{unknown[0]}".lstrip(".")
-            raise CheckpointError(f"{where}, unknown key {short(below)}")
+            raise CheckpointError(f"{where}, unknown key {below[:200]!r}")
         return
     if isinstance(expected, Tensor):
         words = tensor_fault(found, expected)
