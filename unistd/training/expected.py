@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from reprlib import repr as short
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unistd.messages import shown
 from unistd.training.checkpoint import CheckpointError
 
 
@@ -34,7 +34,7 @@ def compare(found: Any, expected: Any, key: str, where: str) -> None:
 
     if isinstance(expected, dict | list):
         if type(found) is not type(expected) and not (isinstance(found, dict) and isinstance(expected, dict)):
-            raise wrong(f"expected a {type(expected).__name__}, found {shown(found)}")
+            raise wrong(f"expected a {type(expected).__name__}, found {described(found)}")
         if isinstance(expected, list):
             if len(found) != len(expected):
                 raise wrong(f"expected {len(expected)} values, found {len(found)}")
@@ -56,7 +56,7 @@ def compare(found: Any, expected: Any, key: str, where: str) -> None:
     else:
         words = None if type(found) is type(expected) and found == expected else repr(expected)
     if words is not None:
-        raise wrong(f"expected {words}, found {shown(found)}")
+        raise wrong(f"expected {words}, found {described(found)}")
 
 
 def whole(least: int, most: int) -> Callable[[Any], str | None]:
@@ -95,7 +95,7 @@ def tensor_fault(found: Any, expected: Tensor, least: float = -math.inf) -> str 
 
     Tensors of whole numbers or truth values must be equal to `expected`. least: what no element is below.
     """
-    words = f"{shown(expected)}, finite" + (f" and at least {least:g}" if least > -math.inf else "")
+    words = f"{described(expected)}, finite" + (f" and at least {least:g}" if least > -math.inf else "")
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
         return words
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
@@ -105,8 +105,8 @@ def tensor_fault(found: Any, expected: Tensor, least: float = -math.inf) -> str 
     return None if bool((found.isfinite() & (found >= least)).all()) else words
 
 
-def shown(value: Any) -> str:
+def described(value: Any) -> str:
     """A value in a few words."""
     if not isinstance(value, Tensor):
-        return short(value)
+        return shown(value)
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from fastmoe_lora import RankOptimizer
+from unistd.messages import shown
 from unistd.model import UniSTD
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
@@ -39,18 +39,18 @@ def check_config_of(state: Any, config: Config, source: Path, user: str) -> None
         user: what the config is to be used for, as the message says it.
     """
     if not isinstance(state, dict):
-        raise CheckpointError(f"{_damaged(source)}, expected a dict, found {short(state)}")
+        raise CheckpointError(f"{_damaged(source)}, expected a dict, found {shown(state)}")
     if (missing := next((key for key in KEYS if key not in state), None)) is not None:
         raise CheckpointError(f"{_damaged(source)}, it has no {missing!r}")
     if not isinstance(state["config"], dict):
-        raise CheckpointError(f"{_damaged(source)}, 'config': expected a dict, found {short(state['config'])}")
+        raise CheckpointError(f"{_damaged(source)}, 'config': expected a dict, found {shown(state['config'])}")
     trained = check_config(state["config"], source=f"{_damaged(source)}, 'config'").model_dump()
     here = config.model_dump()
     for key in changed_keys(trained, here):
         before, now = (_value(tree, key) for tree in (trained, here))
         moved = key in MOVABLE_KEYS and None not in (before, now)
         if key not in FREE_KEYS and not moved:
-            values = f"{short(now)}, the run's is {short(before)}"
+            values = f"{shown(now)}, the run's is {shown(before)}"
             raise CheckpointError(f"{source}: {user}, the config differs from the run's in {key!r}: {values}")
 
 
