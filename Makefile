@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint setup bench bench-cpu aot aot-oldest gpu-check clean
+.PHONY: demo test test-faults lint setup bench bench-cpu aot aot-oldest gpu-check clean
 
 # Starts the run, or goes on with one that was stopped.
 demo: setup
@@ -13,6 +13,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Runs that are killed and go on, compared file by file with one that was not; minutes.
+test-faults: setup
+	$(BIN)/python -m pytest tests/faults/kills.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
@@ -43,19 +44,43 @@ def run_command(*arguments: object) -> Outcome:
 def attempt(function: Callable, *arguments: object) -> Outcome:
     """``function(*arguments)``, both of which can be pickled. A ValueError, TypeError or OSError counts as a refusal:
     status 1, its message as the one line of errors; anything else that is raised is a traceback and status 2."""
-    with TemporaryDirectory() as folder:
-        process = _forks().Process(target=_child, args=(Path(folder), function, arguments))
-        before = time.monotonic()
-        process.start()
-        process.join(SECONDS + 20)
-        late = process.is_alive()
+    return Try(function, *arguments).finish(SECONDS + 20)
+
+
+class Try:
+    """A process that runs ``function(*arguments)`` as `attempt` says, the head of a process group of its own."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self._folder = TemporaryDirectory()
+        self._process = _forks().Process(target=_child, args=(Path(self._folder.name), function, arguments))
+        self._begin = time.monotonic()
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, signum: int, group: bool = False) -> bool:
+        """Sends it a signal, or all processes of its group, as a terminal does; whether it was there to receive it."""
+        with suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self.pid, signum)
+            return True
+        return False
+
+    def finish(self, seconds: float) -> Outcome:
+        """Waits for the end, but no longer than that; then kills it."""
+        self._process.join(seconds)
+        late = self.running
         if late:
-            process.kill()
-            process.join()
-        seconds = time.monotonic() - before
-        texts = [file.read_text("utf-8", "replace") if file.exists() else "" for file in _files(Path(folder))]
-    memory = int(texts[2] or 0)
-    return Outcome(None if late else process.exitcode, texts[0], texts[1], seconds, memory)
+            self._process.kill()
+            self._process.join()
+        seconds = time.monotonic() - self._begin
+        texts = [
+            file.read_text("utf-8", "replace") if file.exists() else "" for file in _files(Path(self._folder.name))
+        ]
+        self._folder.cleanup()
+        return Outcome(None if late else self._process.exitcode, texts[0], texts[1], seconds, int(texts[2] or 0))
 
 
 def assert_refused(outcome: Outcome, *culprits: str) -> None:
@@ -92,6 +117,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _child(folder: Path, function: Callable, arguments: tuple) -> None:
+    os.setsid()
     output, errors, memory = _files(folder)
     for stream, file in ((1, output), (2, errors)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)

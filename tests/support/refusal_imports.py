@@ -5,6 +5,7 @@ import torch
 import fastmoe_lora  # noqa: F401
 import unistd.commands
 import unistd.model
+import unistd.report
 import unistd.tasks  # noqa: F401
 
 torch.set_num_threads(1)
