@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from unistd.interrupts import Interrupts, say
 from unistd.output import OutputLost, StandardOutput, open_standard_streams
@@ -27,11 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = Namespace(command=None)
         output = StandardOutput(sys.stdout)
         try:
-            try:
+            with redirect_stdout(output):
                 options = parse(arguments)
                 console = Console(file=output)
                 options.run_command(options, console if console.is_terminal else Console(file=output, width=120))
-            finally:
                 output.flush()
         except Stopped as stop:
             say(f"{stop}; `--resume` continues")

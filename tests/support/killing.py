@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,17 +93,18 @@ def new_run(folder: Path, changes: dict[str, object] | None = None) -> Path:
     return folder
 
 
-def start(folder: Path, kill: Kill | None = None, words: str = "train --config tiny.yaml --resume") -> Try:
+def start(folder: Path, *kills: Kill, words: str = "train --config tiny.yaml --resume") -> Try:
     """`unistd` in a folder that `new_run` made."""
-    return Try(_command, str(folder), words.split(), kill)
+    return Try(command, str(folder), words.split(), kills)
 
 
-def _command(folder: str, words: list[str], kill: Kill | None) -> int:
+def command(folder: str, words: list[str], kills: Sequence[Kill] = ()) -> int:
+    """What the process does that `start` starts."""
     from unistd.cli import main
 
     os.chdir(folder)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not itself made by a fork server
-    if kill is not None:
+    for kill in kills:
         kill.arm()
     return main(words)
 
@@ -127,7 +128,7 @@ def left(folder: Path) -> dict[str, object]:
     run = folder / NAME
     files = {str(file.relative_to(run)): file for file in sorted(run.rglob("*")) if file.is_file()}
     found: dict[str, object] = {name: file.read_bytes() for name, file in files.items() if "tfevents" not in name}
-    found["tensorboard"] = _events(run / "tensorboard")
+    found["tensorboard"] = events(run / "tensorboard")
     found["log.jsonl"] = [_timeless(json.loads(line)) for line in files["log.jsonl"].read_text().splitlines()]
     found["report.html"] = re.sub(r">\d+ min \d+ s<", "><", files["report.html"].read_text())
     found["checkpoint.pt"] = _plain(_timeless(load_checkpoint(files["checkpoint.pt"])))
@@ -138,11 +139,12 @@ def _timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
-def _events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), {"scalars": 0})
-    events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag.removeprefix("train/") not in TIMES]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values by tag, times left out, as TensorBoard reads them."""
+    board = EventAccumulator(str(folder), {"scalars": 0})
+    board.Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if tag.removeprefix("train/") not in TIMES]
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
 
 
 def _plain(state: Any) -> Any:
