@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -71,10 +71,11 @@ class Kill:
         setattr(holder, name, counting)
 
 
-def _half_a_file(save: Callable, state: object, file: Path) -> None:
+def _half_a_file(save: Callable, state: object, file: BinaryIO) -> None:
     whole = io.BytesIO()
     save(state, whole)
-    file.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+    file.flush()
 
 
 def _half_a_record(write: Callable, log: Any, record: object) -> None:
