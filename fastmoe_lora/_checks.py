@@ -104,6 +104,8 @@ def rank_fault(ranks: Tensor, max_rank: int, whole: bool) -> str | None:
 
 def element_fault(name: str, values: Tensor, right: Tensor, expected: str) -> str | None:
     """ "name[1, 2] is nan, expected ..." for the first element that is not ``right``, None if all are."""
+    if values.is_meta:
+        return f"{name} is on the meta device, expected {expected}"
     if bool(right.all()):
         return None
     at = (~right).nonzero()[0].tolist()

@@ -214,6 +214,8 @@ class RAMoELinear(nn.Module):
             raise ValueError(f"whole: got shape {tuple(whole.shape)}, expected {tuple(self.rank.shape)}")
         if fault := _checks.rank_fault(whole, self.max_rank, whole=True):
             raise ValueError(f"whole: {fault}")
+        if self.rank.is_meta:
+            raise ValueError("whole: got ranks for a layer on the meta device, expected one with numbers")
         with torch.no_grad():
             self.rank.copy_(whole)
         self.rank_frozen.fill_(True)

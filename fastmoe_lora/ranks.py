@@ -142,16 +142,25 @@ class RankReport(tuple[RankRow, ...]):
 
 
 def rank_report(model: nn.Module) -> RankReport:
-    """The ranks of every split of every RA-MoE layer, in the model's order."""
+    """The ranks of every split of every RA-MoE layer, in the model's order. ValueError for a model that has none."""
+    layers = named_layers(model)
+    _check_numbers(layers)
     return RankReport(
         RankRow(name, split, tuple(ranks), layer.max_rank, layer.ranks_whole)
-        for name, layer in named_layers(model).items()
+        for name, layer in layers.items()
         for split, ranks in enumerate(layer.rank.detach().tolist())
     )
 
 
+def _check_numbers(layers: Mapping[str, RAMoELinear]) -> None:
+    for name, layer in layers.items():
+        if layer.rank.is_meta:
+            raise ValueError(f"model: layer {name!r}: rank is on the meta device, expected numbers")
+
+
 def _gather(layers: dict[str, RAMoELinear]) -> tuple[Tensor, Tensor]:
     """All ranks in one float64 vector, and their upper limits. ValueError naming a rank that is not finite."""
+    _check_numbers(layers)
     ranks = torch.cat([layer.rank.detach().flatten().double() for layer in layers.values()])
     if not bool(ranks.isfinite().all()):
         for name, layer in layers.items():

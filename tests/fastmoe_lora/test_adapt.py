@@ -29,6 +29,24 @@ def test_adapts_by_pattern_and_trains_the_adapters_alone():
     assert not any(name.endswith((".bias", "mlp.weight", "qkv.weight")) for name in names)
 
 
+def test_a_module_of_several_names_is_replaced_under_all_of_them():
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    adapt(model, {"*": {"num_experts": 2}})
+    assert isinstance(model[0], RAMoELinear)
+    assert model[2] is model[0]
+
+
+def test_a_rule_that_fails_on_a_late_layer_changes_nothing():
+    model = nn.Sequential(Block(), Block())
+    model[1].qkv = nn.Linear(8, 25)
+    before = dict(model.named_modules())
+    with pytest.raises(ValueError, match=r"rules: '1\.qkv': splits: got 3, expected a divisor of out_features = 25"):
+        adapt(model, {"*.qkv": {"splits": 3}})
+    assert dict(model.named_modules()) == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("pattern", ["*.query", "attn.out_proj", "proj.router"])
 def test_a_pattern_that_matches_nothing_is_named(pattern):
     model = nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "proj": RAMoELinear(8, 8)})

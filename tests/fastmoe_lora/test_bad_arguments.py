@@ -212,7 +212,7 @@ def of_layer() -> Iterator[Case]:
     right = torch.ones(1, 3)
     ranks = [None, 2, [[1, 2, 3]], right[0], right.T, torch.ones(()), right.bool(), right.to(torch.complex64)]
     ranks += [right * value for value in (NAN, INF, -INF, 99, 9, -1, -3, 2.5, 7.999)]
-    ranks += [torch.tensor([[1.0, 2.0, NAN]]), torch.tensor([[1, 2, 9]])]
+    ranks += [torch.tensor([[1.0, 2.0, NAN]]), torch.tensor([[1, 2, 9]]), right.to("meta")]
     yield from each("fix_ranks_", lambda model, value: model[0].fix_ranks_(value), "whole", ranks)
     inputs = [None, 3, "x", torch.ones(2, 8, dtype=int), torch.ones(2, 9), torch.ones(()), torch.ones(2, 8).bool()]
     inputs += [torch.ones(2, 8, device="meta"), torch.ones(8, 2)]
@@ -302,6 +302,11 @@ def broken_ranks() -> Iterator[Case]:
         for value in values:
             culprit = f"layer '1': rank[0, 2] is {value}, expected"
             yield Case(f"{name}-{value}", functions[name], culprit, partial(set_rank, value=value))
+    meta = {name: functions[name] for name in functions if name != "RankOptimizer.step"} | {"rank_report": rank_report}
+    for name, function in meta.items():
+        yield Case(f"{name}-meta", lambda model, f=function: f(RAMoELinear(8, 8, device="meta")), "on the meta device")
+    fix = RAMoELinear(8, 8, device="meta").fix_ranks_
+    yield Case("fix_ranks_-meta layer", lambda model: fix(torch.ones(1, 6)), "whole: got ranks for a layer on the meta")
     for value in (NAN, INF):
         prepare = partial(set_gradient, value=value)
         yield Case(f"RankOptimizer.step-gradient {value}", step, f"layer '0': rank.grad[0, 1] is {value}", prepare)

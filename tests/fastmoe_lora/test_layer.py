@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,6 +91,38 @@ def test_copies_of_a_frozen_layer_compute_the_same(clone):
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         RAMoELinear(8, 12, **options)
+
+
+@pytest.mark.parametrize(("in_features", "out_features"), [(16, 0)])
+@pytest.mark.parametrize("backend", ["reference", "packed"])
+@pytest.mark.parametrize("router", ["token", "sample"])
+def test_sizes_of_zero_work_as_in_a_linear_layer(in_features, out_features, backend, router):
+    linear = nn.Linear(in_features, out_features)
+    layer = RAMoELinear.from_linear(linear, router=router, backend=backend)
+    x = torch.randn(2, 5, in_features, requires_grad=True)
+    assert torch.equal(layer(x), linear(x))
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+    freeze_ranks(layer, 9)
+    assert torch.equal(layer(x), linear(x))
+
+
+def test_sizes_from_numpy_are_whole_numbers():
+    layer = RAMoELinear(np.int64(8), np.int32(12), num_experts=np.int16(3), init_rank=np.float32(2.5))
+    assert (type(layer.in_features), type(layer.num_experts), type(layer.init_rank)) == (int, int, float)
+
+
+@pytest.mark.parametrize(
+    "options", [{"interpolation": "sampled"}, {"router": "sample"}, {"interpolation": "as_printed"}]
+)
+def test_what_is_checked_in_a_call_compiles_into_one_graph(options):
+    layer = RAMoELinear(8, 12, backend="packed", **options)
+    x = torch.randn(2, 5, 8)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.manual_seed(3)
+    expected = layer(x)
+    torch.manual_seed(3)
+    torch.testing.assert_close(compiled(x), expected)
 
 
 def test_a_layer_without_router_wants_gates():

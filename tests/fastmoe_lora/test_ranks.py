@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -176,3 +177,65 @@ def test_window_is_set_on_every_layer(model):
 def test_a_model_without_adapters_is_named():
     with pytest.raises(ValueError, match="model: Linear has no RAMoELinear layer"):
         rank_budget_loss(nn.Linear(2, 2))
+
+
+def test_projection_leaves_frozen_ranks_where_they_are(model):
+    freeze_ranks(model[1])
+    frozen = model[1].rank.detach().clone()
+    model[0].rank.data += torch.rand_like(model[0].rank)
+    project_ranks_(model)
+    assert torch.equal(model[1].rank, frozen)
+    assert ranks(model).sum().item() == pytest.approx(90)
+    with pytest.raises(ValueError, match=r"budget: got 8, expected 9 \(frozen\) to 153"):
+        project_ranks_(model, 8)
+    freeze_ranks(model)
+    whole = ranks(model).clone()
+    project_ranks_(model)  # a training loop that goes on after the ranks are frozen
+    assert torch.equal(ranks(model), whole)
+    with pytest.raises(ValueError, match=r"budget: got 40, expected 90 \(frozen\) to 90"):
+        project_ranks_(model, 40)
+
+
+def test_rank_optimizer_leaves_frozen_ranks_where_they_are(model):
+    freeze_ranks(model[1])
+    frozen = model[1].rank.detach().clone()
+    optimizer = RankOptimizer(model, lr=0.1)
+    model[0].rank.grad = torch.randn_like(model[0].rank)
+    optimizer.step()
+    assert torch.equal(model[1].rank, frozen)
+    assert ranks(model).sum().item() == pytest.approx(90)
+
+
+def test_ranks_that_do_not_learn_are_not_frozen_for_that(model):
+    model.requires_grad_(False)
+    assert not ranks_frozen(model)
+    assert "2.25" in str(rank_report(model))
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "sampled", "as_printed"])
+@pytest.mark.parametrize("rank", [2, 8], ids=["compacted", "all columns on"])
+def test_frozen_ranks_mean_the_same_whatever_the_window_and_the_interpolation(interpolation, rank):
+    layer = RAMoELinear(8, 12, interpolation=interpolation, backend="packed", dtype=torch.float64)
+    nn.init.normal_(layer.lora_B)
+    layer.fix_ranks_(torch.full((1, 6), rank))
+    expected = RAMoELinear(8, 12, backend="packed", dtype=torch.float64)
+    expected.load_state_dict(layer.state_dict())
+    set_rank_window(layer, 3.0)
+    x = torch.randn(4, 8, dtype=torch.float64)
+    assert torch.equal(layer(x), expected(x))
+
+
+def test_a_layer_that_is_reset_learns_its_ranks_again(model):
+    freeze_ranks(model)
+    model[0].reset_parameters()
+    assert model[0].rank.requires_grad
+    assert model[0].columns is None
+    assert not model[0].rank_frozen
+    assert (model[0].rank == 4.5).all()
+
+
+def test_budgets_of_other_kinds_of_number_are_taken(model):
+    project_ranks_(model, np.float32(50))
+    assert ranks(model).sum().item() == pytest.approx(50)
+    freeze_ranks(model, np.int64(40))
+    assert ranks(model).sum().item() == 40
