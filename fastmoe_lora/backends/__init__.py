@@ -24,6 +24,8 @@ def load(name: str) -> ModuleType:
 def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend to run: ``FASTMOE_LORA_BACKEND`` if set, else ``name``, where "auto" picks by device and dtype.
 
+    What it picks on a GPU is "checked": "triton", each plan of which has to agree with "packed" at its first use;
+    ``FASTMOE_LORA_SELF_CHECK=0``, read at the first call, leaves that out.
     Raises ValueError for an unknown backend or one that does not work here, with the reason.
     """
     return _resolve(os.environ.get("FASTMOE_LORA_BACKEND") or name, device.type, dtype)
@@ -55,7 +57,8 @@ def _resolve(name: str, device_type: str, dtype: torch.dtype) -> str:
             return "packed"
         reason = _availability(fastest)
         if reason is True:
-            return fastest
+            unchecked = fastest != "triton" or os.environ.get("FASTMOE_LORA_SELF_CHECK") == "0"
+            return fastest if unchecked else "checked"
         warnings.warn(f"backend {fastest!r} is not available ({reason}); using 'packed'", stacklevel=4)
         return "packed"
     if name not in NAMES:

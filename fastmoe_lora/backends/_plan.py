@@ -5,7 +5,7 @@ Standard library alone: the ahead-of-time compiler loads this file where torch i
 
 import json
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +94,13 @@ class Plan:
     def options(self) -> dict[str, int]:
         """Of a launch, besides its constants."""
         return {"num_warps": self.warps, "num_stages": self.stages}
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:  # looked up by in every call
+        return self._hash
 
     def __post_init__(self):
         if self.mode not in MODES:

@@ -1,4 +1,8 @@
-"""The Triton kernels (kernels/triton): NVIDIA and AMD GPUs; on CPU tensors only under TRITON_INTERPRET=1, for tests."""
+"""The Triton kernels (kernels/triton): NVIDIA and AMD GPUs; on CPU tensors only under TRITON_INTERPRET=1, for tests.
+
+"auto" takes them by way of `checked`: at the first use of a plan on a device a few rows are compared with "packed",
+which takes the plan's place, with a warning, where they differ. Asked for by name, "triton" is taken at its word.
+"""
 
 from functools import cache
 from importlib.util import find_spec
@@ -51,11 +55,25 @@ def forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)), in one launch."""
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x)
-    plan = _plan.choose("forward", device_name(x.device), geometry, x.shape[0])
+    geometry, plan = forward_plan(x, weight, lora_A, diag, router_weight, columns, top_k, dropout)
     operands = bias, lora_A, lora_B, diag, gates, router_weight, columns
     with on_device(x):
         return run_forward(geometry, plan, x, weight, *operands, top_k, scaling, dropout, seed)
+
+
+def forward_plan(
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    diag: Tensor,
+    router_weight: Tensor | None,
+    columns: Tensor | None,
+    top_k: int,
+    dropout: float,
+) -> tuple[_plan.Geometry, _plan.Plan]:
+    """What `forward` runs with."""
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, top_k, dropout, x)
+    return geometry, _plan.choose("forward", device_name(x.device), geometry, x.shape[0])
 
 
 def run_forward(
@@ -74,8 +92,9 @@ def run_forward(
     scaling: float,
     dropout: float,
     seed: Tensor | None,
+    processors: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`forward` with a plan of the caller's choice."""
+    """`forward` with a plan of the caller's choice. processors: how many a queue's programs fill; None: all."""
     check(x)
     tokens = x.shape[0]
     y = x.new_empty(tokens, geometry.n)
@@ -98,7 +117,8 @@ def run_forward(
     source = described(x, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bn, plan.bk, plan.tma)
     target = described(y, plan.bm, plan.bn // 2, plan.tma)
-    programs = min(_plan.forward_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm)
+    processors = processors or multiprocessors(x.device)
+    programs = min(_plan.forward_tasks(geometry, plan, tokens), processors * plan.per_sm)
     for launch in launchers:
         launch(programs, types, source, base, *operands, target, low_rank, workspace, counters, *scalars)
     return returned
@@ -132,12 +152,26 @@ def backward(
 
     Two launches (three with dropout) and a reduction for all but dweight and dbias, which are plain matrix products.
     """
-    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, x, grad_y)
-    device, tokens = device_name(x.device), x.shape[0]
-    plans = tuple(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
+    plans = backward_plans(grad_y, x, weight, lora_A, diag, router_weight, columns, dropout)
     operands = grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank
     with on_device(x):
-        return run_backward(geometry, *plans, *operands, scaling, dropout, seed, needs)
+        return run_backward(*plans, *operands, scaling, dropout, seed, needs)
+
+
+def backward_plans(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    diag: Tensor,
+    router_weight: Tensor | None,
+    columns: Tensor | None,
+    dropout: float,
+) -> tuple[_plan.Geometry, _plan.Plan, _plan.Plan]:
+    """What `backward` runs with."""
+    geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, x, grad_y)
+    device, tokens = device_name(x.device), x.shape[0]
+    return geometry, *(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
 
 
 def run_backward(
@@ -158,8 +192,9 @@ def run_backward(
     dropout: float,
     seed: Tensor | None,
     needs: list[bool],
+    processors: int | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """`backward` with plans of the caller's choice."""
+    """`backward` with plans of the caller's choice. processors: as of `run_forward`."""
     check(x)
     need_x, need_weight, need_bias, need_a, need_b, need_diag, need_gates, need_router = needs
     dx = torch.empty_like(x) if need_x else None
@@ -191,7 +226,8 @@ def run_backward(
     source = described(grad_y, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bk, plan.bn, plan.tma)
     target = described(dx, plan.bm, plan.bn // 2, plan.tma) if need_x else None
-    programs = min(_plan.grad_input_tasks(geometry, plan, tokens), multiprocessors(x.device) * plan.per_sm)
+    processors = processors or multiprocessors(x.device)
+    programs = min(_plan.grad_input_tasks(geometry, plan, tokens), processors * plan.per_sm)
     counters = flags(_plan.flag_count(plan, tokens), x.device)
     narrow = work["ds"], work["t"], work["packed"], work["ddiag"]
     for launch in _grad_input_launchers(geometry, plan, need_x):
