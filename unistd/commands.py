@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from unistd.files import write_text
+from unistd.forecast import check_weights, npy_path, open_frames, write_forecast
 from unistd.output import OutputLost
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
@@ -127,42 +126,15 @@ def _say(console: Console, text: str | Text) -> None:
 
 def predict(options: argparse.Namespace, console: Console) -> None:
     """Forecasts the frames that follow those of a file."""
-    _, _, model = open_run(options.run)
+    run, _, model = open_run(options.run)
     if options.task not in model.tasks:
         raise ValueError(f"unknown task {options.task!r}{nearest(options.task, list(model.tasks))}")
-    spec = model.tasks[options.task]
-    frames = read_frames(options.input, spec.input_shape)
-    single = frames.ndim == 4
-    with torch.no_grad():
-        forecast = model(frames[None] if single else frames, task=options.task)
-    forecast = (forecast[0] if single else forecast).numpy()
-    np.save(options.output, forecast)
-    written = [str(options.output)]
-    if options.gif:
-        from unistd.report.pictures import save_gif
-
-        path = Path(options.output).with_suffix(".gif")
-        first = (frames, forecast) if single else (frames[0], forecast[0])
-        save_gif(path, np.concatenate(first), spec)
-        written.append(str(path))
-    _say(console, f"forecast {forecast.shape}: {', '.join(written)}")
-
-
-def read_frames(path: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Float frames of `shape` (Tin, C, H, W), or a batch of them, of a .npy file; raises ValueError naming it."""
-    try:
-        frames = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from None
-    expected = ", ".join(map(str, shape))
-    if not isinstance(frames, np.ndarray) or frames.shape[-4:] != shape or frames.ndim > 5:
-        found = getattr(frames, "shape", "an archive")
-        raise ValueError(f"{path}: expected shape ({expected}) or (B, {expected}), found {found}")
-    if frames.dtype.kind != "f" or not (np.isfinite(frames).all() and frames.min() >= 0 and frames.max() <= 1):
-        raise ValueError(
-            f"{path}: expected floats in [0, 1], found {frames.dtype} from {frames.min()} to {frames.max()}"
-        )
-    return torch.from_numpy(frames.astype(np.float32))
+    check_weights(model, run.checkpoint)
+    frames = open_frames(options.input, model.tasks[options.task].input_shape)
+    output = npy_path(options.output)
+    gif = output.with_suffix(".gif") if options.gif else None
+    shape = write_forecast(model, options.task, frames, output, gif)
+    _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
 
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
@@ -205,7 +177,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN", help="folder of a run")
     sub.add_argument("--task", required=True, help="one of the run's tasks")
     sub.add_argument("--input", required=True, metavar="FILE.npy", help="frames (Tin, C, H, W) in [0, 1], or a batch")
-    sub.add_argument("--output", required=True, metavar="FILE.npy", help="receives the forecast (Tout, C, H, W)")
+    text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so"
+    sub.add_argument("--output", required=True, metavar="FILE.npy", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
 
     sub = command(tasks)

@@ -56,4 +56,6 @@ def save_gif(path: Path, frames: np.ndarray, spec: TaskSpec, frames_per_second: 
     limits = first_channel_limits(frames)
     pictures = [Image.fromarray(frame_picture(frame, spec, limits)) for frame in frames]
     pictures = [p.resize((p.width * zoom, p.height * zoom), Image.Resampling.NEAREST) for p in pictures]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0)
+    pictures[0].save(
+        path, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0
+    )

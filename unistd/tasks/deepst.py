@@ -146,7 +146,7 @@ class DeepSTReader:
         """See `Task.open`; `seed` has no effect."""
         folder = self.find(root)
         records = sorted(
-            (read_flow_record(path, (spec.height, spec.width)) for path in _FILES.files(folder)),
+            (read_flow_record(path, (spec.height, spec.width)) for path in _FILES.files_in(folder)),
             key=lambda record: (record.slots[:1] / record.slots_a_day).tolist(),
         )
         for record in records:

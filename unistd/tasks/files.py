@@ -1,29 +1,21 @@
 """How every reader finds and opens files: what is missing, no file, or not meant as it lies there is named in one line.
 
-Nothing here waits (a FIFO without a writer is refused, not read) and nothing that lies where a task's files belong is
-passed over: a dangling link of the right name is an error, since made-up data would take its place.
+Nothing here waits for a pipe, and nothing that lies where a task's files belong is passed over: a dangling link of the
+right name is an error, since made-up data would take its place.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFREG: "a file",
-}
+from unistd import files
+
 _LARGE, _EXPANSION = 64 << 20, 100
 _ENTRIES = 10_000  # of a root's subfolders that are searched for files in the wrong place
 
@@ -35,18 +27,16 @@ class DataFileError(ValueError):
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens a regular file for reading, its descriptor checked after it is open.
+    """Opens a file for reading.
 
     Raises:
-        DataFileError: nothing there, a dangling or looping link, not permitted, or a folder, FIFO, socket or device.
+        DataFileError: nothing there, a dangling or looping link, not permitted, or a folder, pipe, socket or device.
     """
+    _require(path, "a file")
     try:
-        _check_kind(path, os.stat(path).st_mode, stat.S_IFREG)  # before it is opened: opening a device can do things
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        _check_kind(path, os.fstat(descriptor).st_mode, stat.S_IFREG)
-    except (OSError, ValueError) as error:
-        raise _refusal(path, error, "a file") from None
-    return os.fdopen(descriptor, "rb")
+        return files.open_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def list_folder(folder: Path) -> list[str]:
@@ -55,11 +45,11 @@ def list_folder(folder: Path) -> list[str]:
     Raises:
         DataFileError: nothing there, a dangling or looping link, not permitted, or not a folder.
     """
+    _require(folder, "a folder")
     try:
-        _check_kind(folder, os.stat(folder).st_mode, stat.S_IFDIR)
         return sorted(os.listdir(folder))
-    except (OSError, ValueError) as error:
-        raise _refusal(folder, error, "a folder") from None
+    except OSError as error:
+        raise _unreadable(folder, error) from None
 
 
 def data_folder(root: str | Path) -> Path:
@@ -142,7 +132,7 @@ class FileNames:
                 )
         return None
 
-    def files(self, folder: Path) -> list[Path]:
+    def files_in(self, folder: Path) -> list[Path]:
         """Those of a folder that are read, sorted."""
         return [folder / name for name in list_folder(folder) if self.known.search(name)]
 
@@ -168,19 +158,13 @@ def _entries(folder: Path) -> Iterator[os.DirEntry]:
         return
 
 
-def _check_kind(path: Path, mode: int, expected: int) -> None:
-    if stat.S_IFMT(mode) != expected:
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise DataFileError(f"{path}: is {kind}, expected {_KINDS[expected]}")
+def _require(path: Path, expected: str) -> None:
+    found = files.kind(path)
+    if found == "nothing":
+        raise DataFileError(f"{path}: no such {expected.split()[-1]}")
+    if found != expected:
+        raise DataFileError(f"{path}: found {found}, expected {expected}")
 
 
-def _refusal(path: Path, error: OSError | ValueError, expected: str) -> DataFileError:
-    if isinstance(error, DataFileError):
-        return error
-    if not isinstance(error, OSError):  # a null byte in the name
-        return DataFileError(f"{in_words(str(path))}: not a file's name ({error})")
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return DataFileError(f"{path}: is a link to {os.readlink(path)!r}, where nothing is; expected {expected}")
-    if error.errno == errno.ENOENT:
-        return DataFileError(f"{path}: no such {expected.split()[-1]}")
-    return DataFileError(f"{path}: cannot be read ({error.strerror}), expected {expected}")
+def _unreadable(path: Path, error: OSError) -> DataFileError:
+    return DataFileError(f"{path}: cannot be read ({error.strerror or error})")

@@ -143,7 +143,7 @@ class MovingMNISTReader:
     def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
         """See `Task.open`. A split that is put together from digits has `length` sequences, 10,000 by default."""
         folder = self.find(root)
-        names = {path.name for path in _FILES.files(folder)}
+        names = {path.name for path in _FILES.files_in(folder)}
         if split == "test" and _TEST_SEQUENCES in names:
             return _published_test(spec, folder / _TEST_SEQUENCES, length)
         digits, path = _digits_of(split, folder, names)

@@ -1,0 +1,106 @@
+"""From a file of frames to a file of their forecast, a few samples at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unistd.files import write_atomically
+from unistd.model import UniSTD
+from unistd.tasks.npy import NpyArray, open_npy
+
+_SAMPLES = 16  # forecast at once
+
+
+def open_frames(path: str, shape: tuple[int, ...]) -> NpyArray:
+    """A .npy file of frames of `shape` (Tin, C, H, W), or of a batch of them; what they hold is read later.
+
+    Raises:
+        ValueError: not such a file, of another shape, or of no sample.
+    """
+    frames = open_npy(Path(path))
+    if frames.shape[-4:] != shape or len(frames.shape) > 5 or frames.shape[0] == 0:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"{path}: expected shape ({expected}) or (B, {expected}), found {str(frames.shape)[:100]}")
+    return frames
+
+
+def npy_path(output: str) -> Path:
+    """The file that a forecast is written to: `output`, with .npy appended where it does not end so, as numpy does.
+
+    Raises:
+        ValueError: no name of a file, or that of a folder.
+    """
+    if not output or output.endswith(os.sep) or os.path.isdir(output):
+        raise ValueError(f"{output!r}: expected the name of a file for the forecast, found a folder's")
+    return Path(os.path.realpath(output if output.endswith(".npy") else f"{output}.npy"))
+
+
+def check_weights(model: UniSTD, source: Path) -> None:
+    """Raises ValueError, naming `source` and the first of the weights that is NaN or infinite."""
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(f"{source}: {name!r} holds NaN or Inf, expected finite weights")
+
+
+@torch.no_grad()
+def write_forecast(
+    model: UniSTD, task: str, frames: NpyArray, output: Path, gif: Path | None = None
+) -> tuple[int, ...]:
+    """Writes the forecast of all samples to `output`, and the first one's animation to `gif`; returns its shape.
+
+    Sixteen samples are in memory at once. An error leaves what was there before.
+
+    Raises:
+        ValueError: frames that are not floats in [0, 1], or a forecast that is not finite.
+        OSError: `output` or `gif` cannot be written; the message names it.
+    """
+    spec = model.tasks[task]
+    single = len(frames.shape) == 4
+    count = 1 if single else frames.shape[0]
+    shape = spec.target_shape if single else (count, *spec.target_shape)
+    for path in (output, gif):
+        if path is not None and path.exists() and os.path.samefile(path, frames.path):
+            raise ValueError(f"{path}: is the input, expected another file for the forecast")
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for start in range(0, count, _SAMPLES):
+                inputs = _read(frames, start, min(start + _SAMPLES, count), single)
+                forecast = model(inputs, task=task).numpy()
+                _check_forecast(forecast, frames, start)
+                file.write(np.ascontiguousarray(forecast, "<f4").data)
+                if start == 0:
+                    first = np.concatenate([inputs[0], forecast[0]])
+        if gif is not None:
+            from unistd.report.pictures import save_gif  # matplotlib is slow to import
+
+            write_atomically(gif, lambda path: save_gif(path, first, spec))
+
+    write_atomically(output, write)
+    return shape
+
+
+def _read(frames: NpyArray, start: int, stop: int, single: bool) -> Tensor:
+    """Samples [start:stop], (B, Tin, C, H, W) float32."""
+    part = frames.rows(0, frames.shape[0])[None] if single else frames.rows(start, stop)
+    if part.dtype.kind != "f" or not (np.isfinite(part).all() and part.min() >= 0 and part.max() <= 1):
+        where = "" if single else f" in samples {start} to {stop - 1}"
+        raise ValueError(
+            f"{frames.path}: expected floats in [0, 1], found {part.dtype} from {part.min()} to {part.max()}{where}"
+        )
+    return torch.from_numpy(part.astype(np.float32))
+
+
+def _check_forecast(forecast: np.ndarray, frames: NpyArray, start: int) -> None:
+    finite = np.isfinite(forecast).reshape(len(forecast), -1).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"{frames.path}: the forecast of sample {start + int(finite.argmin())} is NaN or Inf, expected numbers; "
+            "its frames and the weights are finite"
+        )
