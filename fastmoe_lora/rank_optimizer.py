@@ -1,5 +1,7 @@
 """The optimizer of the ranks: Adam with one second moment for all of them, and the budget kept exactly."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,6 +40,8 @@ class RankOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
+        if closure is not None:
+            _checks.instance("closure", closure, Callable, "a function or None")
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             learning = [rank for rank in group["params"] if rank.grad is not None and rank.requires_grad]

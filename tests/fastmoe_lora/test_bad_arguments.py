@@ -264,6 +264,8 @@ def of_ranks() -> Iterator[Case]:
     yield from each("RankOptimizer", lambda model, value: RankOptimizer(model, lr=value), "lr", rates)
     pairs = [None, 0.9, (0.9,), (0.9, 0.9, 0.9), (NAN, 0.9), (0.9, 1.0), (-0.1, 0.9), ("0.9", 0.9), (True, 0.9), "ab"]
     yield from each("RankOptimizer", lambda model, value: RankOptimizer(model, betas=value), "betas", pairs)
+    closures = [3, "step", [step]]
+    yield from each("RankOptimizer.step", lambda model, value: RankOptimizer(model).step(value), "closure", closures)
     wrong = {"progress": [*NO_NUMBER, -0.1, 1.1], "start": windows, "share": [*NO_NUMBER, 0, -1, 1.5]}
     for name, values in wrong.items():
         yield from each(
