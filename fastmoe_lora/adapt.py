@@ -9,17 +9,18 @@ from torch import nn
 from . import _checks
 from .attention import RAMoESelfAttention
 from .layer import RAMoELinear
+from .ranks import ramoe_layers
 
 
 def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module:
     """Freezes ``model`` and replaces, in place, linear layers and attention modules by adapted ones; returns the model.
 
-    ``rules`` maps a pattern over module names (shell style: ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the
-    first pattern that matches a name decides. ``nn.Linear`` becomes `RAMoELinear`; ``nn.MultiheadAttention`` (as in
-    open_clip), which never calls its projections, becomes `RAMoESelfAttention` as a whole. A module that the model has
-    under several names is replaced by one module under all of those that match. Raises ValueError or TypeError for a
-    pattern that matches neither or decides nothing, and naming the module whose options are wrong; nothing is changed
-    then.
+    Adapters that it has already go on learning. ``rules`` maps a pattern over module names (shell style:
+    ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the first pattern that matches a name decides. ``nn.Linear``
+    becomes `RAMoELinear`; ``nn.MultiheadAttention`` (as in open_clip), which never calls its projections, becomes
+    `RAMoESelfAttention` as a whole. A module that the model has under several names is replaced by one module under all
+    of those that match. Raises ValueError or TypeError for a pattern that matches neither or decides nothing, and
+    naming the module whose options are wrong; nothing is changed then.
     """
     _checks.model(model)
     _check_rules(rules)
@@ -35,7 +36,10 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
         module = model.get_submodule(name)
         if module not in adapted:
             adapted[module] = _adapted(name, module, rules[pattern])
+    learning = [parameter for parameter in _adapters(model) if parameter.requires_grad]
     model.requires_grad_(False)
+    for parameter in learning:
+        parameter.requires_grad_(True)
     for name in chosen:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, adapted[model.get_submodule(name)])
@@ -57,6 +61,12 @@ def _check_rules(rules: Mapping[str, Mapping[str, Any]]) -> None:
         _checks.instance(f"rules: {pattern!r}", options, Mapping, "a mapping of option names to values")
         for option in options:
             _checks.instance(f"rules: {pattern!r}", option, str, "the name of an option")
+
+
+def _adapters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """All parameters of RA-MoE layers but the linear layers' own."""
+    for _, layer in ramoe_layers(model):
+        yield from (parameter for name, parameter in layer.named_parameters() if name not in ("weight", "bias"))
 
 
 def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Module:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastmoe_lora import RAMoELinear, adapt, trainable_parameters
+from fastmoe_lora import RAMoELinear, adapt, freeze_ranks, trainable_parameters
 
 
 class Block(nn.Module):
@@ -35,6 +35,16 @@ def test_a_module_of_several_names_is_replaced_under_all_of_them():
     adapt(model, {"*": {"num_experts": 2}})
     assert isinstance(model[0], RAMoELinear)
     assert model[2] is model[0]
+
+
+def test_a_second_call_leaves_the_adapters_of_the_first_learning():
+    model = nn.Sequential(Block(), Block())
+    adapt(model, {"0.qkv": {}})
+    freeze_ranks(model)
+    adapt(model, {"1.qkv": {}})
+    learning = {name for name, _ in trainable_parameters(model)}
+    names = ("lora_A", "lora_B", "router.weight")
+    assert learning == {f"{block}.qkv.{name}" for block in (0, 1) for name in names} | {"1.qkv.rank"}
 
 
 def test_a_rule_that_fails_on_a_late_layer_changes_nothing():
