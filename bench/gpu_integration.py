@@ -1,5 +1,10 @@
 """What a user builds around the operator, for `bench.gpu_check`: repeatable bits, streams, graphs, compilation, AMP."""
 
+import os
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
 from torch import Tensor
 
@@ -8,6 +13,7 @@ from bench.gpu_items import DEVICE, DTYPE, QKV, Log, compare, errors, paper_case
 __all__ = ["integration", "prepare"]
 
 LONG = 2**31  # elements that 32 bits cannot count
+TOKENS = (64, 1000, 4099)  # that have plans of their own
 
 
 def layer_and_input(tokens: int = 512):
@@ -139,6 +145,20 @@ def long_rows() -> dict:
     return {"ok": all(bool(value) for value in close)}
 
 
+def self_check() -> dict:
+    """backend="auto" tries its plans, finds nothing wrong, and gives the bits of "triton"."""
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        os.environ["FASTMOE_LORA_CACHE_DIR"] = folder  # or it would know from an earlier run
+        for tokens in TOKENS:
+            arguments = place(paper_case(tokens).arguments(DTYPE))
+            outcome = same(*(list(run(arguments, backend).values()) for backend in ("auto", "triton")))
+            if not outcome["ok"]:
+                return outcome
+        verdicts = len(list(Path(folder).rglob("*.json")))
+    return {"ok": verdicts >= 2, "verdicts": verdicts}
+
+
 ITEMS = {
     "same bits twenty times": repeatable,
     "two streams at once": streams,
@@ -147,6 +167,7 @@ ITEMS = {
     "autocast": autocast,
     "opcheck": opcheck,
     "more than 2^31 elements": long_rows,
+    "auto, plans on trial": self_check,
     "one M after another": lambda: {"ok": all(compare(paper_case(m), DTYPE)["ok"] for m in (1, 255, 513, 2049))},
 }
 

@@ -10,6 +10,11 @@ from ._launch import on_device
 from ._self_check import is_right
 
 
+def available() -> bool | str:
+    """True, or why the kernels cannot run here."""
+    return triton.available()
+
+
 def forward(*operands) -> tuple[Tensor, Tensor, Tensor]:
     """As `triton.forward`."""
     x, weight, bias, lora_A, _, diag, _, router_weight, columns, top_k, _, dropout, _ = operands

@@ -4,6 +4,7 @@ Argument: the folder where they leave their lines.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import triton.testing
 
 from bench import gpu_items
 
+backends = import_module("fastmoe_lora.backends")  # the package's attribute of that name is a function
 ROWS = 24
 gpu_items.DTYPE = torch.float16  # the interpreter multiplies bfloat16 wrongly
 gpu_items.QKV.update(in_features=32, out_features=64, splits=1, experts=2)
@@ -26,7 +28,9 @@ def shrink() -> None:
     gpu_search.plans = lambda kind: [plan for plan in all_plans(kind) if plan.bm == plan.bn == 64][:1]
     gpu_search.PROBLEMS = {"compacted": {"experts": 2}}
     gpu_search.CHECKED_TOKENS, gpu_search.TOKENS = ROWS, (2 * ROWS, ROWS)
-    gpu_integration.LONG = 2**10
+    gpu_integration.LONG, gpu_integration.TOKENS = 2**10, (ROWS,)
+    resolve = backends._resolve
+    backends._resolve = lambda name, *rest: "checked" if name == "auto" else resolve(name, *rest)
     gpu_timings.TOKENS, gpu_timings.RIVALS = (ROWS,), ("three-gemm", "concat-k")
     gpu_timings.qkv = gpu_timings.proj = lambda tokens: Problem("small", ROWS, 32, 32, E=2)
     gpu_timings.overhead = dict  # a thousand calls
@@ -41,6 +45,7 @@ def main(folder: Path) -> None:
         getattr(module, part)(gpu_items.Log(folder, part, 0), 0, 1)
     gpu_timings.rivals(gpu_items.Log(folder, "rivals", 0), 0, 1)
     gpu_items.Log(folder, "integration", 0).item("long rows", gpu_integration.long_rows)
+    gpu_items.Log(folder, "integration", 0).item("auto", gpu_integration.self_check)
 
 
 if __name__ == "__main__":

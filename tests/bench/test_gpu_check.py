@@ -58,7 +58,7 @@ def test_parts_in_the_interpreter(tmp_path):
         rows = rows_of(tmp_path, part)
         assert all(row["ok"] for row in rows), table(part, rows)
         counts[part] = len(rows)
-    assert counts == {"candidates": 3, "search": 6, "timings": 5, "rivals": 3, "integration": 1}
+    assert counts == {"candidates": 3, "search": 6, "timings": 5, "rivals": 3, "integration": 2}
     shipped, found = _plan.table(), _plan.table(tmp_path / "plans.json")
     for kind in _plan.KINDS:
         small, large, *rest = found["small"][kind]

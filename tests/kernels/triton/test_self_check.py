@@ -309,6 +309,47 @@ def test_other_roundings_pass(changes, dtype, kernels, monkeypatch):
     silently(both_passes, replace(CASE, **changes), dtype)
 
 
+GEOMETRY = _plan.Geometry(32, 48, 3, 2, 4, 8, routed=True, ranks=True)
+GEOMETRIES = (
+    GEOMETRY,
+    GEOMETRY._replace(aligned=False),
+    GEOMETRY._replace(master=True, dropout=True),
+    GEOMETRY._replace(routed=False, ranks=False),
+    GEOMETRY._replace(experts=16, columns=64, top_k=True, dropout=True, aligned=False),
+    GEOMETRY._replace(columns=3, compact=True),
+    GEOMETRY._replace(columns=16, compact=True),  # wider than there are columns
+    GEOMETRY._replace(splits=1, experts=1, max_rank=1, columns=1, compact=True),
+    GEOMETRY._replace(k=19, n=21, bits=32),
+)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda g: "-".join(map(str, g)))
+def test_a_trial_has_the_geometry_of_the_call(geometry):
+    dtype = torch.float32 if geometry.bits == 32 else torch.bfloat16
+    plan = _plan.choose("forward", "sm_90", geometry, 4096)
+    operands, grad_y = _trial._draw(_trial.Use("forward", CPU, dtype, geometry, (plan,), (True,)), 0)
+    x, weight, bias, lora_a, lora_b, diag, gates, router, columns, top_k, _, dropout, seed = operands
+    drawn = triton.geometry_of(weight, lora_a, diag, router, columns, top_k, dropout, x)
+    assert drawn == geometry
+    assert triton.geometry_of(weight, lora_a, diag, router, columns, top_k, dropout, x, grad_y) == geometry
+    assert x.shape[0] > 2 * plan.bm
+    assert x.shape[0] % plan.bm
+    ramoe_linear(
+        *(x, weight, bias, lora_a, lora_b, diag), gates=gates, router_weight=router, columns=columns,
+        top_k=top_k or None, dropout=dropout, seed=seed, backend="packed",
+    )  # fmt: skip
+
+
+def test_a_router_on_trial_is_sure_of_its_choice():
+    geometry = GEOMETRY._replace(k=256, experts=16, columns=64, top_k=True, dropout=True)
+    plan = _plan.choose("forward", "sm_90", geometry, 4096)
+    operands, _ = _trial._draw(_trial.Use("forward", CPU, torch.bfloat16, geometry, (plan,), (True,)), 0)
+    chosen = [packed.forward(*version)[2] > 0 for version in (operands, _trial._in_float64(operands))]
+    assert (chosen[0].sum(-1) == 8).all()
+    assert torch.equal(*chosen)
+    assert not torch.equal(chosen[0][:1].expand_as(chosen[0]), chosen[0])
+
+
 def test_a_trial_leaves_no_trace(kernels):
     arguments = CASE.arguments(torch.bfloat16)
     before = torch.get_rng_state()
