@@ -29,7 +29,7 @@ class LayerFactory:
         return FrozenLinear.from_linear(linear) if self.frozen else linear
 
     def _plain(self, name: str, in_features: int, out_features: int, std: float) -> nn.Linear:
-        linear = nn.utils.skip_init(nn.Linear, in_features, out_features)
+        linear = nn.utils.skip_init(nn.Linear, in_features, out_features, device=torch.get_default_device())
         with torch.no_grad():
             if self.weights is None:
                 linear.weight.normal_(std=std)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unistd.files import kind
+from unistd.messages import shown
 from unistd.model.config import TrunkConfig
 from unistd.model.torchvision_ops import define_missing_ops
 from unistd.model.weights import SUFFIXES, convert_weights, read_weights
@@ -44,7 +46,7 @@ def load_trunk(trunk: str | TrunkConfig, pretrained: str) -> tuple[TrunkConfig, 
     """
     if isinstance(trunk, TrunkConfig) and not _is_file(pretrained):
         raise ValueError(
-            f"pretrained: expected a file ({', '.join(SUFFIXES)}) beside a TrunkConfig, found {pretrained!r}"
+            f"pretrained: expected a file ({', '.join(SUFFIXES)}) beside a TrunkConfig, found {shown(pretrained)}"
         )
     config = trunk_config(trunk, pretrained)
     if _is_file(pretrained):
@@ -56,18 +58,18 @@ def load_trunk(trunk: str | TrunkConfig, pretrained: str) -> tuple[TrunkConfig, 
 
 
 def _is_file(pretrained: str | None) -> bool:
-    return pretrained is not None and (Path(pretrained).suffix in SUFFIXES or Path(pretrained).is_file())
+    return pretrained is not None and (Path(pretrained).suffix in SUFFIXES or kind(pretrained) == "a file")
 
 
 def _open_clip_config(name: str, tag: str | None) -> TrunkConfig:
     define_missing_ops()
     import open_clip
 
-    config = open_clip.get_model_config(name)
+    config = None if ":" in name else open_clip.get_model_config(name)  # a colon: a place to fetch sizes from
     if config is None:
         close = difflib.get_close_matches(name, open_clip.list_models(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"timm's models are named '{TIMM_PREFIX}...'"
-        raise ValueError(f"trunk: open_clip has no model {name!r}; {hint}")
+        raise ValueError(f"trunk: open_clip has no model {shown(name)}; {hint}")
     vision = open_clip.CLIPVisionCfg(**config["vision_cfg"])
     if vision.timm_model_name:
         model = f"{TIMM_PREFIX}{vision.timm_model_name}"
@@ -95,7 +97,7 @@ def _open_clip_file(name: str, tag: str) -> str:
     config = open_clip.pretrained.get_pretrained_cfg(name, tag)
     if not config:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ValueError(f"pretrained: {name!r} has no tag {tag!r}, expected a file or one of: {known}")
+        raise ValueError(f"pretrained: {name!r} has no tag {shown(tag)}, expected a file or one of: {known}")
     try:
         return open_clip.pretrained.download_pretrained(config)
     except Exception as error:  # whatever the network and the hub's client raise
@@ -103,8 +105,11 @@ def _open_clip_file(name: str, tag: str) -> str:
 
 
 def _timm_config(name: str) -> TrunkConfig:
-    with torch.device("meta"):  # sizes only: no memory, no initialisation
-        model = _timm_model(name)
+    try:
+        with torch.device("meta"):  # sizes only: no memory, no initialisation
+            model = _timm_model(name)
+    except (RuntimeError, NotImplementedError):  # a model that computes with numbers while it is made
+        model = None
     config = _plain_config(model)
     if config is None:
         raise ValueError(f"trunk: {name!r} is no plain pre-norm Vision Transformer")
@@ -122,20 +127,20 @@ def _timm_model(name: str, tag: str | None = None) -> nn.Module:
     if not timm.is_model(model):
         close = difflib.get_close_matches(model, timm.list_models(), n=1)
         hint = f", did you mean {TIMM_PREFIX + close[0]!r}?" if close else ""
-        raise ValueError(f"trunk: timm has no model {model!r}{hint}")
+        raise ValueError(f"trunk: timm has no model {shown(model)}{hint}")
     if tag is None:
         return timm.create_model(model)
     known = [full.partition(".")[2] for full in timm.list_pretrained(f"{model}.*")]
     if tag not in known:
         tags = ", ".join(known) or "none"
-        raise ValueError(f"pretrained: {name!r} has no tag {tag!r}, expected a file or one of: {tags}")
+        raise ValueError(f"pretrained: {name!r} has no tag {shown(tag)}, expected a file or one of: {tags}")
     try:
         return timm.create_model(f"{model}.{tag}", pretrained=True)
     except Exception as error:  # whatever the network and the hub's client raise
         raise _fetch_error(name, tag, error) from error
 
 
-def _plain_config(model: nn.Module) -> TrunkConfig | None:
+def _plain_config(model: nn.Module | None) -> TrunkConfig | None:
     """Sizes of a timm model whose blocks are those of the original Vision Transformer; None for all others."""
     from timm.layers import Attention, Mlp
     from timm.models import vision_transformer

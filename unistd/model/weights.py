@@ -6,18 +6,24 @@ Our names: `norm_in`, `blocks.I.{norm1, attention.qkv, attention.proj, norm2, ml
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from unistd.archives import check_archive
+from unistd.files import kind, open_file
+from unistd.messages import shown
 from unistd.model.config import TrunkConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PARTS = ("weight", "bias")
+_BLOCK = re.compile("0|[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,13 @@ def read_weights(path: str | Path, config: TrunkConfig) -> dict[str, Tensor]:
         config: the sizes that are expected.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file cannot be read, or holds another architecture.
+        FileNotFoundError: no such file, or a folder, a pipe or the like.
+        ValueError: the file cannot be read, is damaged, or holds another architecture.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"pretrained: no such file {path}")
+    if (found := kind(path)) != "a file":
+        what = f"no such file {path}" if found == "nothing" else f"{path}: expected a file, found {found}"
+        raise FileNotFoundError(f"pretrained: {what}")
     return convert_weights(_read(path), config, str(path))
 
 
@@ -103,21 +110,26 @@ def convert_weights(state: Mapping[str, Tensor], config: TrunkConfig, source: st
         if not key.startswith(naming.blocks):
             continue
         index, _, below = key.removeprefix(naming.blocks).partition(".")
+        theirs = next((prefix for prefix in naming.below if below.startswith(prefix)), "")
+        part = below.removeprefix(theirs)
+        if not _BLOCK.fullmatch(index) or (below not in naming.scales and not (theirs and part in PARTS)):
+            raise ValueError(
+                f"{source}: {shown(key)} has no place in a plain pre-norm block; this variant is not supported"
+            )
         depth = max(depth, int(index) + 1)
         if below in naming.scales:
-            scales[f"blocks.{index}.{naming.scales[below]}"] = value.float()
-            continue
-        theirs = next((prefix for prefix in naming.below if below.startswith(prefix)), None)
-        if theirs is None:
-            raise ValueError(f"{source}: {key!r} has no place in a plain pre-norm block; this variant is not supported")
-        converted[f"blocks.{index}.{naming.below[theirs]}{below.removeprefix(theirs)}"] = value.float()
+            scales[f"blocks.{index}.{naming.scales[below]}"] = value
+        else:
+            converted[f"blocks.{index}.{naming.below[theirs]}{part}"] = value
     if depth != config.depth:
         raise ValueError(f"{source}: found {depth} blocks, expected {config.depth}")
     for ours, candidates in naming.beside.items():
         for name in candidates:
             if f"{name}.weight" in state and f"{ours}.weight" not in converted:
-                converted |= {f"{ours}.{part}": state[f"{name}.{part}"].float() for part in ("weight", "bias")}
-    return _fold_scales(_checked(converted, config, source), scales)
+                there = [part for part in PARTS if f"{name}.{part}" in state]
+                converted |= {f"{ours}.{part}": state[f"{name}.{part}"] for part in there}
+    scales = {name: _checked(scale, f"LayerScale of {name}", (config.width,), source) for name, scale in scales.items()}
+    return _fold_scales(_complete(converted, config, source), scales)
 
 
 def expected_shapes(config: TrunkConfig) -> dict[str, tuple[int, ...]]:
@@ -139,18 +151,30 @@ def expected_shapes(config: TrunkConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
 
 
-def _checked(converted: dict[str, Tensor], config: TrunkConfig, source: str) -> dict[str, Tensor]:
-    """Those of `converted` that the trunk has, complete and of the right shape."""
-    checked = {}
+def _complete(converted: dict[str, Tensor], config: TrunkConfig, source: str) -> dict[str, Tensor]:
+    """Those of `converted` that the trunk has, all of them, in float32."""
+    complete = {}
     for name, shape in expected_shapes(config).items():
-        if name not in converted and name.endswith(".bias") and "norm" not in name:
-            converted[name] = torch.zeros(shape)
-        if name not in converted:
+        if name in converted:
+            complete[name] = _checked(converted[name], name, shape, source)
+        elif name.endswith(".bias") and "norm" not in name:
+            complete[name] = torch.zeros(shape)
+        else:
             raise ValueError(f"{source}: holds no weights for {name!r}")
-        if converted[name].shape != shape:
-            raise ValueError(f"{source}: {name!r} has shape {tuple(converted[name].shape)}, expected {shape}")
-        checked[name] = converted[name]
-    return checked
+    return complete
+
+
+def _checked(value: Tensor, name: str, shape: tuple[int, ...], source: str) -> Tensor:
+    """`value` in float32; nothing is computed before it is known to be the plain, finite tensor of that shape."""
+    if value.shape != shape:
+        raise ValueError(f"{source}: {name!r} has shape {tuple(value.shape)}, expected {shape}")
+    if value.dtype not in DTYPES or value.layout != torch.strided or value.device.type != "cpu":
+        what = f"{value.dtype}, {value.layout} on {value.device}"
+        raise ValueError(f"{source}: {name!r} is {what}, expected numbers in 16, 32 or 64 bits")
+    value = value.float()
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{source}: {name!r} holds NaN or infinite numbers")
+    return value
 
 
 def _fold_scales(weights: dict[str, Tensor], scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,18 +186,27 @@ def _fold_scales(weights: dict[str, Tensor], scales: Mapping[str, Tensor]) -> di
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                # of a whole CLIP the text tower stays on disk
-                names = list(file.keys())
-                visual = [name for name in names if name.startswith("visual.")]
-                return {name: file.get_tensor(name) for name in visual or names}
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as weights ({str(error).strip().splitlines()[0]})") from None
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except Exception as error:  # what the readers raise depends on where the bytes went wrong
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: cannot be read as weights ({reason:.200})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping):
         raise ValueError(f"{path}: expected a state dict, found {type(state).__name__}")
     return {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        # of a whole CLIP the text tower stays on disk
+        names = list(file.keys())
+        visual = [name for name in names if name.startswith("visual.")]
+        return {name: file.get_tensor(name) for name in visual or names}
+
+
+def _read_torch(path: Path) -> object:
+    with open_file(path) as file:
+        check_archive(file)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from unistd.archives import check_archive
 from unistd.files import open_file, write_atomically
 
 _MARK = b"unistd sha256 "
@@ -75,14 +75,7 @@ def _check_bytes(file: BinaryIO) -> None:
         raise ValueError("its bytes are not those that were written: their SHA-256 differs")
     if not sealed and (tail[-22:-18] != _END or tail[-2:] != b"\0\0"):
         raise ValueError("its end is missing, or it never was a checkpoint")
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("it is compressed, which no checkpoint is")
-        if (unpacked := sum(member.file_size for member in members)) > size:
-            raise ValueError(f"{size} bytes that declare {unpacked}")
-        if not sealed and (wrong := archive.testzip()) is not None:
-            raise ValueError(f"{wrong} in it has another CRC than was written")
+    check_archive(file, crc=not sealed)
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -67,11 +67,11 @@ class DataConfig(Section):
 
     root: PathText | None = None
     """folder of real data sets; a task whose files are not found there is generated"""
-    train_samples: int = Field(4096, ge=1, le=10**7)
+    train_samples: int = Field(4096, ge=1, le=10**6)
     """generated training samples per task (real data sets have their own length)"""
-    val_samples: int = Field(64, ge=0, le=10**7)
+    val_samples: int = Field(64, ge=0, le=10**6)
     """held-out samples per task measured after each epoch; 0: no validation"""
-    test_samples: int = Field(256, ge=1, le=10**7)
+    test_samples: int = Field(256, ge=1, le=10**6)
     """held-out samples per task of the final evaluation (at most the size of the test split)"""
     workers: int = Field(0, ge=0, le=256)
     """processes that load data beside the training process; 0: the training process loads"""

@@ -11,10 +11,12 @@ import torch
 
 from unistd.files import remove_leftovers, require
 from unistd.model import AdapterConfig, TrunkConfig, UniSTD
+from unistd.model.sources import trunk_config
 from unistd.training.checkpoint import CheckpointError, load_checkpoint
 from unistd.training.config import Config
 from unistd.training.data import task_specs
 from unistd.training.lock import locked
+from unistd.training.memory import check_memory
 from unistd.training.settings import load_config
 from unistd.training.state import check_config_of, check_model
 
@@ -84,9 +86,16 @@ def use_threads(config: Config) -> None:
         torch.set_num_threads(config.train.threads)
 
 
-def build_model(config: Config, load_pretrained: bool = True) -> UniSTD:
-    """The network of a config, at its start; `load_pretrained=False` where a checkpoint brings the trunk's weights."""
-    options = config.model
+def build_model(config: Config, load_pretrained: bool = True, training: bool = False) -> UniSTD:
+    """The network of a config, at its start.
+
+    Args:
+        load_pretrained: False where a checkpoint brings the trunk's weights.
+        training: it will be trained, which takes more memory.
+
+    Raises ValueError as `UniSTD` does, and, before anything is made, where this machine's memory is too small.
+    """
+    options, specs = config.model, task_specs(config)
     trunk = options.trunk if isinstance(options.trunk, str) else TrunkConfig(**options.trunk.model_dump())
     adapter = AdapterConfig(
         qkv_experts=options.qkv_experts,
@@ -97,8 +106,9 @@ def build_model(config: Config, load_pretrained: bool = True) -> UniSTD:
         init_rank=options.init_rank,
         interpolation="sampled" if config.ranks.recipe == "sampled" else "linear",
     )
+    check_memory(config, specs, trunk_config(trunk, options.pretrained), adapter, training)
     return UniSTD(
-        list(task_specs(config).values()),
+        list(specs.values()),
         trunk,
         options.pretrained,
         adapter=adapter,

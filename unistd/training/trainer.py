@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,10 +19,11 @@ from fastmoe_lora import save_adapters
 from unistd.metrics import repeat_last
 from unistd.output import OutputLost
 from unistd.training.checkpoint import load_checkpoint, save_checkpoint
-from unistd.training.config import Config
+from unistd.training.config import Config, TrainConfig
 from unistd.training.data import Batch, MixedDataset, steps_per_epoch, task_specs, train_loader
 from unistd.training.evaluate import evaluate, held_out
 from unistd.training.log import RunLog, records_until
+from unistd.training.memory import BASELINE_SAMPLES
 from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
@@ -36,8 +38,6 @@ from unistd.training.state import (
     source_kinds,
 )
 from unistd.training.stop import Stopped, StopRequest, StopRequested
-
-BASELINE_SAMPLES = 64  # training samples per task that the error of repeating the last frame is measured on
 
 
 class TrainingError(RuntimeError):
@@ -63,9 +63,9 @@ class Trainer:
         self.steps = config.train.epochs * self.epoch_steps
         self.step, self.seconds = 0, 0.0
         state = self._read() if resume else None
-        self.fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
+        self.fabric = open_device(config.train)
         torch.manual_seed(config.train.seed)
-        model = build_model(config, load_pretrained=state is None)
+        model = build_model(config, load_pretrained=state is None, training=True)
         self.ranks = RankPhase(model, config.ranks, config.ranks.epochs * self.epoch_steps)
         optimizer = build_optimizer(model, config.optim, exclude=self.ranks.ranks)
         self.schedule = build_schedule(optimizer, config.optim, self.steps)
@@ -245,6 +245,16 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         return self.complete or self.step % (self.epoch_steps * self.config.train.checkpoint_every) == 0
+
+
+def open_device(config: TrainConfig) -> Fabric:
+    """The device that the config asks for; raises TrainingError where this machine has none."""
+    try:
+        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        asked = f"train.accelerator {config.accelerator!r} with train.precision {config.precision!r}"
+        raise TrainingError(f"{asked}: not to be had here ({reason})") from None
 
 
 def repeat_last_errors(dataset: MixedDataset) -> dict[str, float]:
