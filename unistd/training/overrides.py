@@ -1,4 +1,4 @@
-"""`key.sub=value` on the command line: single keys of a config, each set once."""
+"""`key.sub=value` on the command line: single keys of a config; of two for the same key the later one counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]
 
     Raises:
         ConfigError: the first that is no key.sub=value, whose value is no YAML on one line, which has a value where its
-            key needs a section, or which would take back what an earlier one has set.
+            key needs a section, or a whole section of which an earlier one has set a key.
     """
     written: dict[str, str] = {}  # key -> the override that set it
     for override in overrides:
@@ -25,9 +25,9 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]
             parts = key.split(".")
             if not equals or not all(part.isidentifier() for part in parts):
                 raise ConfigError("expected key.sub=value")
-            again = next((other for other in written if f"{other}.".startswith(f"{key}.")), None)
-            if again is not None:
-                raise ConfigError(f"takes back {shown(written[again])}, expected each key once")
+            below = next((other for other in written if other.startswith(f"{key}.")), None)
+            if below is not None:
+                raise ConfigError(f"takes back {shown(written[below])}, expected a section before its keys")
             _set(tree, parts, _value(text))
         except ConfigError as error:
             raise ConfigError(f"override {shown(override)}: {error}") from None

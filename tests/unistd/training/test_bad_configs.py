@@ -351,8 +351,6 @@ def test_override(override):
 
 
 SEVERAL = {
-    "one key twice": (["train.epochs=5", "train.epochs=6"], "'train.epochs=6'", "'train.epochs=5'"),
-    "one key twice alike": (["train.epochs=5", "train.epochs=5"], "'train.epochs=5'", "each key once"),
     "a section over its key": (["data.workers=1", "data={cache: true}"], "'data={cache: true}'", "'data.workers=1'"),
     "the trunk over its size": (["model.trunk.depth=1", "model.trunk=ViT-B-16"], "'model.trunk.depth=1'"),
     "the first that is wrong": (["train.seed=3", "train.sead=3", "nothing"], "'nothing'"),
@@ -364,6 +362,10 @@ SEVERAL = {
     "more tasks in a step than there are": (["tasks=[kth]", "train.tasks_per_step=2"], "train.tasks_per_step is 2"),
     "a section below a value": (["model.trunk=ViT-B-16", "model.trunk.depth=3"], "'trunk' is a value"),
 }
+
+
+def test_the_later_override_of_a_key_counts():
+    assert load_config("demo", ["train.epochs=50", "train.seed=3", "train.epochs=60"]).train.epochs == 60
 
 
 @pytest.mark.parametrize("case", SEVERAL)
