@@ -88,9 +88,12 @@ _TORN = {"save": _half_a_file, "_write": _half_a_record}
 
 
 def new_run(folder: Path, changes: dict[str, object] | None = None) -> Path:
-    """A folder with the config of a tiny run whose records cover three steps each."""
+    """A folder with the config of a tiny run whose records cover three steps each, and whose rank window is still wide
+    when its ranks are frozen."""
     folder.mkdir()
-    (folder / "tiny.yaml").write_text(dump_config(tiny_config(Path(NAME), {"train.log_every": 3, **(changes or {})})))
+    (folder / "tiny.yaml").write_text(
+        dump_config(tiny_config(Path(NAME), {"train.log_every": 3, "ranks.window_share": 1.0, **(changes or {})}))
+    )
     return folder
 
 

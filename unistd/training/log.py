@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import TypedDict
 
-from unistd.training.checkpoint import write_atomically
+from unistd.files import write_text
 from unistd.training.run import Run
 
 EVENTS = "events.out.tfevents.*"  # TensorBoard's name for its files
@@ -58,7 +58,7 @@ class RunLog:
         self.lost = state["records"] - len(kept)  # records that the checkpoint counts and the file has no more
         self.validated = max((record["step"] for record in kept if "val" in record), default=0)
         lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(run.log, lambda file: file.write_text(lines, "utf-8"))
+        write_text(run.log, lines)
         self._file = run.log.open("a", encoding="utf-8")
         for file in run.tensorboard.glob(EVENTS):
             file.unlink()

@@ -45,8 +45,12 @@ class RankPhase:
             return
         if step >= self.steps:
             self.freeze()
-        elif self.config.recipe == "sampled":
-            set_rank_window(self.model, rank_window(step / self.steps, self.config.window, self.config.window_share))
+        else:
+            self.restore_window(step + 1)
+
+    def restore_window(self, step: int) -> None:
+        """Sets the window as the first `step` steps of a run leave it; no checkpoint holds it."""
+        restore_window(self.model, self.config, self.steps, step)
 
     def freeze(self) -> None:
         """Rounds the ranks within the budget, freezes them and drops the columns that are off."""
@@ -83,3 +87,10 @@ class RankPhase:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`."""
         self.optimizer.load_state_dict(state)
+
+
+def restore_window(model: UniSTD, config: RankConfig, phase: int, step: int) -> None:
+    """Sets the rank window of a model as the first `step` steps of a run leave it, whose rank phase has `phase`."""
+    last = min(step, phase) - 1
+    if last >= 0 and config.recipe == "sampled":
+        set_rank_window(model, rank_window(last / phase, config.window, config.window_share))

@@ -14,9 +14,10 @@ from unistd.model import AdapterConfig, TrunkConfig, UniSTD
 from unistd.model.sources import trunk_config
 from unistd.training.checkpoint import CheckpointError, load_checkpoint
 from unistd.training.config import Config
-from unistd.training.data import task_specs
+from unistd.training.data import steps_per_epoch, task_specs
 from unistd.training.lock import locked
 from unistd.training.memory import check_memory
+from unistd.training.ranks import restore_window
 from unistd.training.settings import load_config
 from unistd.training.state import check_config_of, check_model
 
@@ -159,4 +160,5 @@ def read_run(folder: str | Path) -> TrainedRun:
     model = build_model(config, load_pretrained=False)
     check_model(state, config, model, run.checkpoint)
     model.load_state_dict(state["model"])
+    restore_window(model, config.ranks, config.ranks.epochs * steps_per_epoch(config), state["step"])
     return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}))

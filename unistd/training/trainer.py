@@ -179,6 +179,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.ranks.load_state_dict(state["ranks"])
+        self.ranks.restore_window(self.step)
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
         set_random_state(state["random"])
 

@@ -10,8 +10,10 @@ from support.tiny_run import STEPS, tiny_config
 
 from unistd.files import write_atomically
 from unistd.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from unistd.training.evaluate import evaluate, held_out
 from unistd.training.log import read_log
-from unistd.training.run import Run
+from unistd.training.run import Run, open_run
+from unistd.training.settings import dump_config
 from unistd.training.stop import Stopped, StopRequest
 from unistd.training.trainer import Trainer
 
@@ -75,6 +77,20 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, recipe):
         assert_same(load_checkpoint(resumed.run.checkpoint), expected)
         kept = [(r["step"], r.get("losses"), r.get("val")) for r in read_log(resumed.run.log)]
         assert kept == [(r["step"], r.get("losses"), r.get("val")) for r in read_log(whole.run.log)]
+
+
+def test_a_run_stopped_while_its_ranks_are_learned_is_the_model_that_it_was(tmp_path):
+    whole = trainer(tmp_path / "whole", {"ranks.window_share": 1.0})
+    whole.fit()
+    validated = {record["step"]: record["val"] for record in read_log(whole.run.log) if "val" in record}
+    stop_at(tmp_path / "stopped", 2, {"ranks.window_share": 1.0})
+    (tmp_path / "stopped/config.yaml").write_text(dump_config(whole.config))
+    assert [record["step"] for record in read_log(tmp_path / "stopped/log.jsonl")] == [0, 1, 2], "not validated yet"
+    _, config, model = open_run(tmp_path / "stopped")
+    assert evaluate(model, held_out(config, "val"), 2) == validated[2]
+    resumed = trainer(tmp_path / "stopped", {"ranks.window_share": 1.0}, resume=True)
+    resumed.fit()
+    assert {record["step"]: record["val"] for record in read_log(resumed.run.log) if "val" in record} == validated
 
 
 def test_workers_and_cache_do_not_change_a_run(tmp_path):
