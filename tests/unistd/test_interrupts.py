@@ -94,7 +94,7 @@ MOMENTS = {
     "metrics": (Kill("os:replace", of="metrics.json"), "evaluate run"),
     "report": (Kill("unistd.report.page:example", 2), "report run"),
     "page": (Kill("os:replace", of="report.html"), "report run"),
-    "predict": (Kill("unistd.commands:read_frames"), "predict run --task kth --input in.npy --output out.npy"),
+    "predict": (Kill("os:replace", of="out.npy"), "predict run --task kth --input in.npy --output out.npy"),
     "tasks": (Kill("unistd.commands:task_table"), "tasks"),
 }
 
