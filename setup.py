@@ -45,6 +45,7 @@ setup(
         "unistd": [
             "filelock>=3.16",
             "h5py>=3.10",
+            "huggingface_hub>=0.24",
             "jinja2>=3",
             "lightning-fabric>=2.5",
             "matplotlib>=3.8",

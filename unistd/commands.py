@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -74,7 +75,7 @@ def _check_folder(options: argparse.Namespace, config: Config) -> None:
     """A run's own config.yaml is a config as any other; but its `run` is not where it is after a move or a copy."""
     own = Run(Path(options.config).parent)
     chosen = any(override.startswith("run=") for override in options.overrides)
-    moved = Path(config.run).resolve() != own.folder.resolve()
+    moved = os.path.realpath(config.run) != os.path.realpath(own.folder)
     if Path(options.config).name == own.config.name and own.checkpoint.exists() and moved and not chosen:
         raise CheckpointError(
             f"{options.config}: its run was moved here from {config.run!r}; run=FOLDER says which one is meant"

@@ -10,6 +10,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from unistd.messages import cut
+
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -76,7 +78,7 @@ def stops() -> list[signal.Signals]:
 def say(message: str) -> None:
     """One line of `message` on standard error, if that takes it."""
     with suppress(OSError):
-        print(f"unistd: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+        print(f"unistd: {cut(message, 900)}", file=sys.stderr, flush=True)
 
 
 def _ignore_stops() -> None:

@@ -9,6 +9,11 @@ _REPR.maxstring = _REPR.maxother = 80
 
 
 def shown(value: object, width: int = 80) -> str:
-    """`repr` of a value in at most `width` characters, its middle left out where it is longer."""
-    text = _REPR.repr(value)
-    return text if len(text) <= width else f"{text[: width - 20]}...{text[-17:]}"
+    """`repr` of a value in at most `width` characters."""
+    return cut(repr(value) if isinstance(value, str) else _REPR.repr(value), width)
+
+
+def cut(text: str, width: int) -> str:
+    """`text` on one line, in at most `width` characters: its middle is left out where it has more."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= width else f"{line[: width // 2]}...{line[len(line) - width + width // 2 + 3 :]}"

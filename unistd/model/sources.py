@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -99,7 +101,8 @@ def _open_clip_file(name: str, tag: str) -> str:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(f"pretrained: {name!r} has no tag {shown(tag)}, expected a file or one of: {known}")
     try:
-        return open_clip.pretrained.download_pretrained(config)
+        with _reachable_or_cached() if config.get("hf_hub") else nullcontext():
+            return open_clip.pretrained.download_pretrained(config)
     except Exception as error:  # whatever the network and the hub's client raise
         raise _fetch_error(name, tag, error) from error
 
@@ -135,7 +138,8 @@ def _timm_model(name: str, tag: str | None = None) -> nn.Module:
         tags = ", ".join(known) or "none"
         raise ValueError(f"pretrained: {name!r} has no tag {shown(tag)}, expected a file or one of: {tags}")
     try:
-        return timm.create_model(f"{model}.{tag}", pretrained=True)
+        with _reachable_or_cached():
+            return timm.create_model(f"{model}.{tag}", pretrained=True)
     except Exception as error:  # whatever the network and the hub's client raise
         raise _fetch_error(name, tag, error) from error
 
@@ -163,6 +167,29 @@ def _plain_config(model: nn.Module | None) -> TrunkConfig | None:
         norm_eps=block.norm1.eps,
         input_norm=isinstance(model.norm_pre, nn.LayerNorm),
     )
+
+
+@contextmanager
+def _reachable_or_cached() -> Iterator[None]:
+    """Asks the hub for a sign of life; without one, its client looks into its cache alone.
+
+    By itself it waits and asks again for a minute, and says so line by line. Raises what the hub's silence was where
+    the cache does not serve.
+    """
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as silence:  # whatever the client's library for HTTP raises
+        offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        except Exception:
+            raise silence from None
+        finally:
+            constants.HF_HUB_OFFLINE = offline
+    else:
+        yield
 
 
 def _fetch_error(name: str, tag: str, error: Exception) -> OSError:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unistd.archives import check_archive
 from unistd.files import kind, open_file
-from unistd.messages import shown
+from unistd.messages import cut, shown
 from unistd.model.config import TrunkConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -189,7 +189,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except Exception as error:  # what the readers raise depends on where the bytes went wrong
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read as weights ({reason:.200})") from None
+        raise ValueError(f"{path}: cannot be read as weights ({cut(reason, 200)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from unistd.messages import shown
+from unistd.messages import cut, shown
 
 MAX_VALUES = 10_000  # in a document, aliases counted as often as they are used; the longest config has a hundred
 _TOO_MANY = f"found more than {MAX_VALUES:,} values, aliases spelt out"
@@ -86,13 +86,13 @@ def parse_yaml(text: str, comments: bool = True) -> Any:
         character, position = chr(error.character), error.position
         raise ConfigError(f"not YAML: found the character {character!r} at position {position}") from None
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"not YAML: line {error.problem_mark.line + 1}: {_short(error.problem)}") from None
+        raise ConfigError(f"not YAML: line {error.problem_mark.line + 1}: {cut(error.problem, 200)}") from None
     except RecursionError:
         raise ConfigError("nested too deeply for a config") from None
     except ConfigError:
         raise
     except (ValueError, OverflowError) as error:  # an escape or a version that is a number beyond all
-        raise ConfigError(f"not YAML: {_short(str(error))}") from None
+        raise ConfigError(f"not YAML: {cut(str(error), 200)}") from None
 
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
@@ -160,8 +160,3 @@ def _line(place: Any) -> str:
 
 def _place(node: yaml.Node, key: str) -> str:
     return _line(node) + (f"key {shown(key)}: " if key else "")
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:180]}..."

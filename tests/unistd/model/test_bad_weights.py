@@ -9,6 +9,7 @@ import struct
 import zipfile
 from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -326,3 +327,17 @@ TRUNKS = [
 @pytest.mark.parametrize("trunk", [*TRUNKS, "x" * 200], ids=[*TRUNKS, "long"])
 def test_a_trunk_that_is_none(trunk):
     refused("openai", "trunk: ", trunk.removeprefix("timm/").strip()[:20], trunk=trunk)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "tag"), [("ViT-B-16", "laion2b_s34b_b88k"), ("timm/vit_tiny_patch16_224", "augreg_in21k")]
+)
+def test_a_hub_that_is_not_there(trunk, tag, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits and asks again"))
+    refused(
+        tag, f"pretrained: weights {tag!r} of {trunk!r} could not be fetched (", "a local file works too", trunk=trunk
+    )
+    assert capfd.readouterr().err == ""
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
