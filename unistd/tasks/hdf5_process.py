@@ -47,101 +47,71 @@ def main() -> None:
         used = int(file.read().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, hard))
-    opened: list[File] = []
     for line in sys.stdin.buffer:
-        request = json.loads(line)
-        _limit_time(_SECONDS)
-        rows = None
+        answer, rows = {}, None
         try:
-            file = _file(opened, request)
-            if "rows" in request:
-                rows = file.rows(request["keys"][0], *request["rows"])
-                answer = {}
-            else:
-                answer = {"datasets": file.describe(request["keys"]), "stamp": file.stamp}
+            answer, rows = _answer(json.loads(line))
         except Refusal as refusal:
-            answer = {"error": str(refusal)}
+            answer["error"] = str(refusal)
         except MemoryError:
-            answer = {"error": "asks for more memory than any of its kind needs"}
+            answer["error"] = "asks for more memory than its size explains"
         except Exception as error:  # h5py raises nearly any kind, depending on which part is damaged
             text = " ".join(str(error).split()) or type(error).__name__
-            answer = {"error": f"not a readable HDF5 file ({text[:200]})"}
+            answer["error"] = f"not a readable HDF5 file ({text[:200]})"
         _limit_time(0)
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-        if rows is not None:
-            sys.stdout.buffer.write(rows.data if rows.size else b"")
+        if rows is not None and rows.size:
+            sys.stdout.buffer.write(rows.data)
         sys.stdout.buffer.flush()
 
 
-class File:
-    """An open file, of which the data sets that were asked for are checked once."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.stamp = path, _stamp(path)
-        _limit_time(_SECONDS + self.stamp[0] / _BYTES_A_SECOND)
-        self._file = h5py.File(path, "r")
-        self._checked: dict[str, h5py.Dataset] = {}
-
-    def close(self) -> None:
-        self._file.close()
-
-    def describe(self, keys: list[str]) -> list[dict]:
-        links = {key: _link(self._file, key) for key in keys}
-        for key, link in links.items():
-            if link not in ("hard", "nothing"):
-                raise Refusal(f"{key!r} is {link}, expected a data set in the file itself")
-        if wrong := [key for key in keys if links[key] == "nothing" or not self._is_dataset(key)]:
-            found = sorted(name[:40] for name in islice(self._file, 8))
-            raise Refusal(f"found keys {found}, expected data sets {' and '.join(map(repr, keys))} (not so: {wrong})")
-        base = self._file.userblock_size
-        extents = [(base, _SMALLEST_HEADER, "the file's header")]
-        for key in keys:
-            dataset = self._file[key]
-            extents.append((base + h5py.h5o.get_info(dataset.id).addr, _SMALLEST_HEADER, f"the header of {key}"))
-            extents += _check(key, dataset, self.stamp[0])
-            self._checked[key] = dataset
-        _check_apart(extents, self.stamp[0])
-        return [
-            {
-                "shape": dataset.shape,
-                "dtype": _plain_dtype(dataset).str,
-                "stored": dataset.id.get_storage_size(),
-            }
-            for dataset in map(self._checked.get, keys)
-        ]
-
-    def rows(self, key: str, start: int, stop: int) -> np.ndarray:
-        if key not in self._checked:
-            self.describe([key])
-        dataset = self._checked[key]
-        dtype = _plain_dtype(dataset)
-        _limit_time(_SECONDS + (stop - start) * math.prod(dataset.shape[1:]) * dtype.itemsize / _BYTES_A_SECOND)
-        if dataset.chunks:
-            _look_up_chunks(dataset, start, stop)
-        if dataset.dtype.kind != "O":
-            return np.ascontiguousarray(dataset[start:stop])
-        texts = [text if isinstance(text, bytes) else text.encode() for text in dataset[start:stop]]
-        if longest := [text for text in texts if len(text) > _LONGEST_TEXT]:
-            raise Refusal(f"{key!r} holds a text of {len(longest[0])} bytes, expected at most {_LONGEST_TEXT}")
-        return np.array(texts, dtype)
-
-    def _is_dataset(self, key: str) -> bool:
-        return self._file.get(key, getclass=True) is h5py.Dataset
-
-
-def _file(opened: list[File], request: dict) -> File:
-    """The open file of a request; the last eight stay open."""
+def _answer(request: dict) -> tuple[dict, np.ndarray | None]:
     path, stamp = request["path"], _stamp(request["path"])
-    if "stamp" in request and request["stamp"] != stamp:
+    if request.get("stamp", stamp) != stamp:
         raise Refusal("has changed since it was opened, expected the same file")
-    for file in opened:
-        if file.path == path and file.stamp == stamp:
-            return file
-    for file in [file for file in opened if file.path == path] + opened[:-7]:
-        opened.remove(file)
-        file.close()
-    opened.append(File(path))
-    return opened[-1]
+    _limit_time(_SECONDS + stamp[0] / _BYTES_A_SECOND)
+    with h5py.File(path, "r") as file:  # closed in between: others may write to it
+        datasets = _datasets(file, request["keys"], stamp[0])
+        if "rows" in request:
+            return {}, _rows(datasets[0], *request["rows"])
+        return {"datasets": list(map(_description, datasets)), "stamp": stamp}, None
+
+
+def _datasets(file: h5py.File, keys: list[str], file_size: int) -> list[h5py.Dataset]:
+    """The data sets of those names, checked."""
+    links = {key: _link(file, key) for key in keys}
+    for key, link in links.items():
+        if link not in ("hard", "nothing"):
+            raise Refusal(f"{key!r} is {link}, expected a data set in the file itself")
+    if wrong := [key for key in keys if links[key] == "nothing" or file.get(key, getclass=True) is not h5py.Dataset]:
+        found = sorted(name[:40] for name in islice(file, 8))
+        raise Refusal(f"found keys {found}, expected data sets {' and '.join(map(repr, keys))} (not so: {wrong})")
+    base = file.userblock_size
+    extents = [(base, _SMALLEST_HEADER, "the file's header")]
+    datasets = [file[key] for key in keys]
+    for key, dataset in zip(keys, datasets, strict=True):
+        extents.append((base + h5py.h5o.get_info(dataset.id).addr, _SMALLEST_HEADER, f"the header of {key}"))
+        extents += _check(key, dataset, file_size)
+    _check_apart(extents, file_size)
+    return datasets
+
+
+def _description(dataset: h5py.Dataset) -> dict:
+    dtype, stored = _plain_dtype(dataset), dataset.id.get_storage_size()
+    return {"shape": dataset.shape, "dtype": dtype.str, "stored": stored}
+
+
+def _rows(dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    dtype = _plain_dtype(dataset)
+    _limit_time(_SECONDS + (stop - start) * math.prod(dataset.shape[1:]) * dtype.itemsize / _BYTES_A_SECOND)
+    if dataset.chunks:
+        _look_up_chunks(dataset, start, stop)
+    if dataset.dtype.kind != "O":
+        return np.ascontiguousarray(dataset[start:stop])
+    texts = [text if isinstance(text, bytes) else text.encode() for text in dataset[start:stop]]
+    if (longest := max(map(len, texts), default=0)) > _LONGEST_TEXT:
+        raise Refusal(f"{dataset.name[1:]!r} holds a text of {longest} bytes, expected at most {_LONGEST_TEXT}")
+    return np.array(texts, dtype)
 
 
 def _stamp(path: str) -> list[int]:
