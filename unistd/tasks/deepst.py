@@ -93,7 +93,8 @@ def _counts(stored: Hdf5Array) -> np.ndarray:
     rows = max(1, _BLOCK // (math.prod(stored.shape[1:]) * stored.dtype.itemsize))
     for start in range(0, len(counts), rows):
         block = stored.rows(start, min(start + rows, len(counts)))
-        bad = ~((block == 0) | (block >= _SMALLEST_COUNT) & (block <= _LARGEST_COUNT))  # NaN compares false
+        exact = block.astype(np.float64, copy=False)  # in half precision the largest count is infinity
+        bad = ~((exact == 0) | (exact >= _SMALLEST_COUNT) & (exact <= _LARGEST_COUNT))  # NaN compares false
         if bad.any():
             row = start + int(bad.any(axis=(1, 2, 3)).argmax())
             raise DataFileError(

@@ -140,6 +140,7 @@ H5_FILES = {
     # what it holds
     "nan": (with_count(np.nan), "'data' holds nan in row 41, expected counts >= 0"),
     "inf": (with_count(np.inf), "'data' holds inf in row 41"),
+    "inf in half precision": (with_count(np.inf, np.float16), "'data' holds inf in row 41"),
     "negative": (with_count(-1, np.int64), "'data' holds -1 in row 41"),
     "beyond float32": (with_count(1e300), "'data' holds 1e+300 in row 41"),
     "beyond whole float32": (with_count((1 << 24) + 1, np.int32), "'data' holds 16777217 in row 41"),
