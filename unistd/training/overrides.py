@@ -16,7 +16,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]
 
     Raises:
         ConfigError: the first that is no key.sub=value, whose value is no YAML on one line, which has a value where its
-            key needs a section, or a whole section of which an earlier one has set a key.
+            key needs a section, which is a whole section of which an earlier one has set a key, or a mapping (but {})
+            without a key that the config has there.
     """
     written: dict[str, str] = {}  # key -> the override that set it
     for override in overrides:
@@ -50,4 +51,10 @@ def _set(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{shown(part)} is a value, it has no keys below it")
+    before = tree.get(parts[-1])
+    if isinstance(before, dict) and isinstance(value, dict) and value:
+        dropped = next((key for key in before if key not in value), None)
+        if dropped is not None:
+            example = ".".join([*parts, next(iter(value))])
+            raise ConfigError(f"drops {dropped!r} of the config, expected single keys, as {shown(example)}=...")
     tree[parts[-1]] = value

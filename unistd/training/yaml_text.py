@@ -1,7 +1,8 @@
 """YAML as configs are written in it: plain values with one meaning, of bounded size; and back to text.
 
 Numbers, booleans and null are those of YAML 1.2 (1e-3 is a number). What YAML 1.1 reads as something else than a word
-and 1.2 does not (yes, off, 010, 1:30, 1_000, 2026-11-22) is refused unless it is quoted, as are tags, keys that are no
+and 1.2 does not (yes, off, 010, 1:30, 1_000, 2026-11-22) is refused unless it is quoted, as are ~ (null to YAML, the
+home folder to whoever writes a path), tags, keys that are no
 words, a key given twice, and a key with nothing after it (none is written null).
 """
 
@@ -21,7 +22,7 @@ _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _AMBIGUOUS = "ambiguous"
 _PLAIN = {
-    "null": re.compile(r"~|null|Null|NULL"),
+    "null": re.compile(r"null|Null|NULL"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "int": re.compile(r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+"),
     "float": re.compile(
