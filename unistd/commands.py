@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from unistd.files import write_text
-from unistd.forecast import check_weights, npy_path, open_frames, write_forecast
+from unistd.forecast import npy_path, open_frames, write_forecast
+from unistd.messages import printable
 from unistd.output import OutputLost
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
@@ -91,7 +92,7 @@ def _introduce(trainer: Trainer, console: Console) -> None:
         Text.assemble(
             ("UniSTD", "bold"),
             f" · {len(trainer.specs)} tasks · {parameters / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"
-            f" · {trainer.steps} steps in {trainer.config.train.epochs} epochs · {trainer.run.folder}",
+            f" · {trainer.steps} steps in {trainer.config.train.epochs} epochs · {printable(str(trainer.run.folder))}",
         ),
     )
 
@@ -122,15 +123,14 @@ def _report(run: Run, console: Console) -> None:
 
 def _say(console: Console, text: str | Text) -> None:
     """Prints a line as it is: what looks like markup in the name of a folder is none."""
-    console.print(text if isinstance(text, Text) else Text(text), soft_wrap=True, highlight=False)
+    console.print(text if isinstance(text, Text) else Text(printable(text)), soft_wrap=True, highlight=False)
 
 
 def predict(options: argparse.Namespace, console: Console) -> None:
     """Forecasts the frames that follow those of a file."""
-    run, _, model = open_run(options.run)
+    _, _, model = open_run(options.run)
     if options.task not in model.tasks:
         raise ValueError(f"unknown task {options.task!r}{nearest(options.task, list(model.tasks))}")
-    check_weights(model, run.checkpoint)
     frames = open_frames(options.input, model.tasks[options.task].input_shape)
     output = npy_path(options.output)
     gif = output.with_suffix(".gif") if options.gif else None

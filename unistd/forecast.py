@@ -40,13 +40,6 @@ def npy_path(output: str) -> Path:
     return Path(os.path.realpath(output if output.endswith(".npy") else f"{output}.npy"))
 
 
-def check_weights(model: UniSTD, source: Path) -> None:
-    """Raises ValueError, naming `source` and the first of the weights that is NaN or infinite."""
-    for name, weight in model.state_dict().items():
-        if weight.is_floating_point() and not weight.isfinite().all():
-            raise ValueError(f"{source}: {name!r} holds NaN or Inf, expected finite weights")
-
-
 @torch.no_grad()
 def write_forecast(
     model: UniSTD, task: str, frames: NpyArray, output: Path, gif: Path | None = None

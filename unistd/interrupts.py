@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from unistd.messages import cut
+from unistd.messages import cut, printable
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -78,7 +78,7 @@ def stops() -> list[signal.Signals]:
 def say(message: str) -> None:
     """One line of `message` on standard error, if that takes it."""
     with suppress(OSError):
-        print(f"unistd: {cut(message, 900)}", file=sys.stderr, flush=True)
+        print(f"unistd: {cut(printable(message), 900)}", file=sys.stderr, flush=True)
 
 
 def _ignore_stops() -> None:

@@ -1,4 +1,4 @@
-"""What somebody wrote, as an error message shows it: short whatever its length."""
+"""What somebody wrote, as a message shows it: short whatever its length, and on one line."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def cut(text: str, width: int) -> str:
     """`text` on one line, in at most `width` characters: its middle is left out where it has more."""
     line = " ".join(text.splitlines())
     return line if len(line) <= width else f"{line[: width // 2]}...{line[len(line) - width + width // 2 + 3 :]}"
+
+
+def printable(text: str) -> str:
+    """Text whose line breaks, control characters and halves of characters are escaped: one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

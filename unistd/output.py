@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 
@@ -53,7 +54,7 @@ class StandardOutput:
 
 def open_standard_streams() -> None:
     """Opens what was closed of the three (`>&-`) on nothing: else the next file that is opened takes its number, and
-    what a library says there is written into a checkpoint."""
+    what a library says there is written into a checkpoint. What the encoding of the locale lacks is written escaped."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -61,3 +62,6 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a sign that its encoding lacks, or a name that is no text, ends nothing
+            stream.reconfigure(errors="backslashreplace")

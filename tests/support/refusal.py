@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,6 +82,13 @@ class Try:
         ]
         self._folder.cleanup()
         return Outcome(None if late else self._process.exitcode, texts[0], texts[1], seconds, int(texts[2] or 0))
+
+
+def start(function: Callable, *arguments: object) -> BaseProcess:
+    """``function(*arguments)`` in a process of its own, which is running then: to be killed and joined."""
+    process = _forks().Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def assert_refused(outcome: Outcome, *culprits: str) -> None:

@@ -55,7 +55,8 @@ def learning_curves(log: Sequence[Mapping[str, Any]], rank_steps: int) -> str:
         for axis, task in zip(axes, tasks, strict=False):
             training = [(r["step"], r["losses"][task] / baselines[task]) for r in log if task in r.get("losses", {})]
             results = [(r["step"], r["val"][task]) for r in log if "val" in r]
-            held_out = [(step, result["model"]["mse"] / result["repeat_last"]["mse"]) for step, result in results]
+            last = [(step, result["model"]["mse"], result["repeat_last"]["mse"]) for step, result in results]
+            held_out = [(step, mse / unchanged) for step, mse, unchanged in last if unchanged]
             axis.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
             axis.axvspan(0, rank_steps, color=ACCENT, alpha=0.07, linewidth=0)
             if training:

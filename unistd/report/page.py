@@ -16,10 +16,10 @@ from unistd.model import UniSTD
 from unistd.report.adapters import gate_groups, rank_groups
 from unistd.report.charts import learning_curves, rank_curves
 from unistd.report.examples import example
+from unistd.report.records import read_records
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
 from unistd.training.evaluate import Results, held_out, tasks_beaten
-from unistd.training.log import read_log
 from unistd.training.results import change, read_results
 from unistd.training.run import read_run
 from unistd.training.state import check_sources, source_kinds
@@ -30,7 +30,7 @@ def write_report(folder: str | Path) -> Path:
     `read_results` do."""
     trained = read_run(folder)
     run, config, model = trained.run, trained.config, trained.model
-    results, log = read_results(run, config.tasks, trained.step), read_log(run.log)
+    results, log = read_results(run, config.tasks, trained.step), read_records(run.log, config.tasks)
     datasets = held_out(config, "test")
     check_sources(trained.sources, source_kinds(datasets), run.checkpoint)
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}

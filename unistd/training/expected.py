@@ -26,8 +26,11 @@ class Maybe:
     expected: Any
 
 
-def compare(found: Any, expected: Any, key: str, where: str) -> None:
-    """Raises CheckpointError that begins with `where` and names the first key, below `key`, whose value is wrong."""
+def compare(found: Any, expected: Any, key: str, where: str, others: bool = False) -> None:
+    """Raises CheckpointError that begins with `where` and names the first key, below `key`, whose value is wrong.
+
+    others: keys beside the expected ones are passed over; not so below them.
+    """
 
     def wrong(words: str) -> CheckpointError:
         return CheckpointError(f"{where}, {key!r}: {words}")
@@ -45,7 +48,7 @@ def compare(found: Any, expected: Any, key: str, where: str) -> None:
                 compare(found[name], value.expected if isinstance(value, Maybe) else value, below, where)
             elif not isinstance(value, Maybe):
                 raise CheckpointError(f"{where}, it has no {below!r}")
-        if unknown := [name for name in found if name not in expected]:
+        if not others and (unknown := [name for name in found if name not in expected]):
             below = f"{key}.{unknown[0]}".lstrip(".")
             raise CheckpointError(f"{where}, unknown key {below[:200]!r}")
         return

@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import TypedDict
 
-from unistd.files import write_text
+from unistd.files import kind, open_file, write_text
 from unistd.training.run import Run
 
+MAX_LINE = 1 << 20  # bytes of a record; ten tasks need three thousand
 EVENTS = "events.out.tfevents.*"  # TensorBoard's name for its files
 
 
@@ -135,17 +136,25 @@ def _scalars(record: dict[str, Any]) -> dict[str, float]:
     return scalars
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path, whole: bool = False) -> list[dict[str, Any]]:
     """Records of a log.jsonl in order, up to the first line that is none: a crash cuts the last one short, a power cut
-    leaves zeros. Empty where there is no file."""
+    leaves zeros. Empty where there is no file.
+
+    whole: a line that is no record raises ValueError naming it, unless it is a last one that was cut short.
+    """
     records = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-            _RECORD.validate_python(record)
-        except (ValueError, RecursionError, ValidationError):
-            break
-        records.append(record)
+    if kind(path) == "nothing":
+        return records
+    with open_file(path) as file:
+        while line := file.readline(MAX_LINE):
+            try:
+                record = json.loads(line)
+                _RECORD.validate_python(record)
+            except (ValueError, RecursionError, ValidationError):
+                if (whole and line.endswith(b"\n")) or len(line) == MAX_LINE:
+                    raise ValueError(f"{path}: line {len(records) + 1} is no record of a run") from None
+                break
+            records.append(record)
     return records
 
 

@@ -12,10 +12,12 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastmoe_lora import save_adapters
+from unistd.messages import printable
 from unistd.metrics import repeat_last
 from unistd.output import OutputLost
 from unistd.training.checkpoint import load_checkpoint, save_checkpoint
@@ -105,7 +107,8 @@ class Trainer:
         self._clock = time.perf_counter()
         try:
             if log.lost:
-                self.console.print(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
+                lost = f"{self.run.log}: {log.lost} records are missing, the run goes on without them"
+                self.console.print(Text(printable(lost)), soft_wrap=True, highlight=False)
             with StopRequest() as stop, progress, closing(iter(self.loader)) as batches:
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
                     self.save(log)
