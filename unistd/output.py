@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, TextIO
 
@@ -64,4 +65,5 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a sign that its encoding lacks, or a name that is no text, ends nothing
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # where something else was put in the place of the stream's file since
+                stream.reconfigure(errors="backslashreplace")

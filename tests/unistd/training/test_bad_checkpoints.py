@@ -331,7 +331,7 @@ def repack(path, compression, change=lambda name, data: data):
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressed_checkpoint_is_not_unpacked(run, capsys, method):
     repack(run.checkpoint, method)
-    assert "it is compressed, which no checkpoint is" in refusal_of(capsys, "evaluate", run.folder)
+    assert "it is compressed, which torch.save never does" in refusal_of(capsys, "evaluate", run.folder)
 
 
 def test_archive_that_unpacks_to_gigabytes(run):
