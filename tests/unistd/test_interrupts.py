@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_is_one_line(whole, folder, kill, words):
 
 def test_a_sample_that_cannot_be_read_is_one_line_that_names_its_file(folder):
     running = Try(spoiled, str(folder))
-    assert_one_line(running.finish(20), 1, "error: digits.h5: row 5 holds -1, expected counts >= 0\n")
+    assert_one_line(running.finish(20), 1, "error: digits.h5: row 5 holds -1,\\nexpected counts >= 0\n")
     assert living(running.pid, 0) == []
 
 
