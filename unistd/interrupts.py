@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
@@ -43,7 +44,8 @@ class Interrupts:
         sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        atexit.register(_ignore_stops)  # a Ctrl-C while Python is winding up
+        if self._before:
+            atexit.register(_ignore_stops)  # a Ctrl-C while Python is winding up
 
     def _answer(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # forked, and not yet a program of its own
@@ -71,7 +73,9 @@ class Interrupts:
 
 
 def stops() -> list[signal.Signals]:
-    """STOPS without what `nohup` has turned off."""
+    """STOPS without what `nohup` has turned off; none in a thread, where no handler can be set."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
     return [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from support.killing import Kill, command, left, living, new_run, start
 from support.refusal import Try
 
+from unistd.cli import main
 from unistd.training.checkpoint import load_checkpoint
 
 TRAINER = "unistd.training.trainer:Trainer"
@@ -86,7 +88,49 @@ def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(folder):
     assert living(running.pid, 0) == []
 
 
+def test_a_second_signal_while_the_first_is_answered_ends_at_once(copy):
+    # the first comes within a batch, the second while the loading processes are sent home for it
+    within = Kill("unistd.training.evaluate:repeat_last", signum=signal.SIGINT)
+    running = start(copy, within, SENT_HOME, words="evaluate run")
+    assert_one_line(running.finish(20), 143, "stopped by SIGTERM\n")
+    assert living(running.pid, 0) == []
+
+
+def in_a_finalizer(root):
+    class Odd:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    Odd()
+    time.sleep(20)
+
+
+def turned_into_another_error(root):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:
+        raise RuntimeError("no rows") from None
+
+
+@pytest.mark.parametrize("task_table", [in_a_finalizer, turned_into_another_error])
+def test_a_signal_that_a_library_would_swallow(tmp_path, task_table):
+    assert_one_line(Try(with_table, task_table, str(tmp_path)).finish(10), 130, "stopped by SIGINT\n")
+
+
+def with_table(task_table, folder):
+    import unistd.commands
+
+    unistd.commands.task_table = task_table
+    return command(folder, ["tasks"])
+
+
+def test_a_command_runs_in_a_thread_too(tmp_path):
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(main, ["report", str(tmp_path)]).result() == 1
+
+
 SAVING = Kill("torch:save", 2, signum=signal.SIGINT)
+SENT_HOME = Kill("torch.utils.data.dataloader:_MultiProcessingDataLoaderIter._shutdown_workers", signum=signal.SIGTERM)
 MOMENTS = {
     "building": (Kill(f"{TRAINER}.__init__"), "train --config tiny.yaml --restart"),
     "baselines": (Kill("unistd.training.trainer:repeat_last_errors"), "train --config tiny.yaml --restart"),
@@ -223,6 +267,18 @@ def test_other_output_that_is_lost(copy, words):
     )
     outcome = Try(with_output, closed, str(copy), words).finish(20)
     assert (outcome.status, outcome.errors) == (0, ""), outcome
+
+
+def test_closed_streams_are_opened_on_nothing():
+    program = """if True:
+        from unistd.output import open_standard_streams
+        open_standard_streams()
+        with open("/dev/null") as file:
+            assert file.fileno() > 2
+        print("lost")
+    """
+    closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(closing, timeout=20).returncode == 0
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
