@@ -51,10 +51,13 @@ def train(options: argparse.Namespace, console: Console) -> None:
     with run.writing():
         if run.checkpoint.exists() and not (options.resume or options.restart):
             raise CheckpointError(f"{run.folder}: holds a run already; --resume continues it, --restart deletes it")
+        results = next((path for path in (run.metrics, run.report, run.adapters) if path.exists()), None)
+        if results is not None and not (run.checkpoint.exists() or options.restart):
+            raise CheckpointError(f"{results}: of a run whose checkpoint is gone; --restart deletes what is left of it")
         resume = run.checkpoint.exists() and not options.restart
         trainer = Trainer(config, run, console, resume)
         if trainer.complete and run.report.exists():
-            with suppress(CheckpointError):  # no results, or of an earlier step: they are made again
+            with suppress(CheckpointError, ValueError):  # none, damaged or of an earlier step: they are made again
                 results = results_table(read_results(run, config.tasks, trainer.step))
                 _say(console, f"{run.folder} is complete; --restart trains it again")
                 console.print(results)

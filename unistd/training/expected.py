@@ -112,4 +112,7 @@ def described(value: Any) -> str:
     """A value in a few words."""
     if not isinstance(value, Tensor):
         return shown(value)
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    plain = value.layout == torch.strided and value.device.type == "cpu" and value.is_floating_point()
+    held = plain and value.untyped_storage().nbytes() >= value.nbytes  # not one number expanded to terabytes
+    return kind if not held or bool(value.isfinite().all()) else f"{kind} with NaN or Inf in it"

@@ -50,10 +50,17 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
         "tasks": results,
     }
     text = json.dumps(record, indent=2) + "\n"
-    if not run.metrics.exists() or run.metrics.read_bytes() != text.encode():
+    if not _holds(run.metrics, text):
         run.report.unlink(missing_ok=True)  # it shows other results
     write_text(run.metrics, text)
     return results
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return read_text(path) == text
+    except (OSError, ValueError):
+        return False
 
 
 def read_results(run: Run, tasks: Iterable[str], step: int) -> Results:

@@ -71,12 +71,15 @@ class Run:
             yield
 
     def delete_files(self) -> None:
-        """Removes what an earlier training left here; files of others stay."""
-        folders = {self.adapters: "adapters.*", self.tensorboard: "events.out.tfevents.*"}
-        files = [file for folder, names in folders.items() for file in folder.glob(names)]
-        for file in (self.checkpoint, self.metrics, self.report, self.log, *files):
+        """Removes what an earlier training left here; files of others stay.
+
+        Results first, then the checkpoint that they are of, then the log: a run whose deletion was cut short goes on or
+        starts anew, and shows no results that are not its own.
+        """
+        adapters, events = self.adapters.glob("adapters.*"), self.tensorboard.glob("events.out.tfevents.*")
+        for file in (self.metrics, self.report, *adapters, self.checkpoint, self.log, *events):
             file.unlink(missing_ok=True)
-        for folder in folders:
+        for folder in (self.adapters, self.tensorboard):
             with suppress(OSError):  # not there, or with files of others in it
                 folder.rmdir()
 
@@ -124,7 +127,7 @@ def find_run(folder: str | Path) -> Run:
     """The run in a folder; raises CheckpointError where there is none."""
     run = Run(Path(folder))
     if not run.config.exists():
-        raise CheckpointError(f"{folder}: not the folder of a run (no {run.config.name} in it)")
+        raise CheckpointError(f"{run.folder}: not the folder of a run (no {run.config.name} in it)")
     return run
 
 

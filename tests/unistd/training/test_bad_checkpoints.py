@@ -173,7 +173,7 @@ MODEL = {
     "complex weight": (put(lambda t: t.to(torch.complex64), "model", TRUNK), TRUNK),
     "sparse weight": (put(lambda t: t.to_sparse(), "model", TRUNK), TRUNK),
     "weight on meta": (put(lambda t: t.to("meta"), "model", TRUNK), TRUNK),
-    "nan in a weight": (put(fill(math.nan, 3), "model", TRUNK), TRUNK),
+    "nan in a weight": (put(fill(math.nan, 3), "model", TRUNK), "finite, found float32 (16,) with NaN or Inf in it"),
     "infinite weight": (put(fill(math.inf), "model", "decoders.kth.readout.bias"), "decoders.kth.readout.bias"),
     "minus infinity": (put(fill(-math.inf), "model", f"{QKV}.lora_A"), f"{QKV}.lora_A"),
     "nan rank": (put(fill(math.nan), "model", f"{QKV}.rank"), f"{QKV}.rank"),

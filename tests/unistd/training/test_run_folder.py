@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -604,6 +605,38 @@ def test_results_of_an_earlier_step_are_no_results_of_this_one(tmp_path, capsys,
     assert "metrics.json: results after step 4, the checkpoint is of step 8" in line
     assert main(["train", "--config", str(file), "--resume"]) == 0
     assert json.loads(run.metrics.read_text())["step"] == 8
+
+
+@pytest.mark.parametrize("option", [[], ["--resume"]], ids=["plain", "resume"])
+def test_results_whose_checkpoint_is_gone_are_not_trained_over(run, tmp_path, capsys, option):
+    run.checkpoint.unlink()
+    before = contents(run)
+    arguments = [word for word in words("restart", run, tmp_path) if word != "--restart"]
+    assert f"{run.metrics}: of a run whose checkpoint is gone" in refusal_of(capsys, [*arguments, *option])
+    assert contents(run) == before
+
+
+def test_deletion_that_was_cut_short(run, tmp_path, monkeypatch):
+    """After any number of the files, the run goes on as the old one, or starts anew, with a log that fits."""
+    unlink = Path.unlink
+    for files in range(8):
+        folder = Run(shutil.copytree(run.folder, tmp_path / str(files)))
+        left = [files]
+
+        def stops(path, missing_ok=False, left=left):
+            if path.name != ".lock" and not path.name.endswith(".tmp"):
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", stops)
+            with suppress(KeyboardInterrupt):
+                folder.delete_files()
+        results = [path for path in (folder.metrics, folder.report, *folder.adapters.glob("*")) if path.exists()]
+        assert folder.checkpoint.exists() or not results
+        assert folder.log.exists() or not folder.checkpoint.exists()
 
 
 def test_second_train_with_other_settings_changes_nothing(run, tmp_path, capsys):
