@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import _operands
 from .backends import load, resolve
-from .ops import is_eager
+from .ops import is_autocast, is_eager
 
 _LIBRARY = torch.library.Library("fastmoe_lora", "FRAGMENT")
 _LIBRARY.define("frozen_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -38,19 +39,32 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """``x W^T + b`` for ``x (..., in)``, ``weight (out, in)`` and ``bias (out,)`` or None.
 
     The fast path is taken as `FrozenLinear` describes; else this is ``F.linear``, gradients of the weight included.
+    Raises ValueError or TypeError naming the argument, what it got and what it wants.
     """
-    if x.device.type != "cpu" or weight.requires_grad or (bias is not None and bias.requires_grad):
-        return F.linear(x, weight, bias)
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-    served = dtype != torch.float64 and (weight.dtype == dtype or (autocast and weight.dtype == torch.float32))
-    if not served or resolve("auto", x.device, dtype) != "cpu":
-        return F.linear(x, weight, bias)
-    if is_eager() and (y := load("cpu").frozen_linear(x, dtype, autocast, weight, bias)) is not None:
+    _operands.check_tensor("x", x)
+    autocast = x.dtype != torch.float64 and is_autocast(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    packed = _is_packed(x, weight, bias, dtype, autocast)
+    if packed and is_eager() and (y := load("cpu").frozen_linear(x, dtype, autocast, weight, bias)) is not None:
         return y
-    rows = x.to(dtype).reshape(-1, x.shape[-1]).contiguous()
-    y = torch.ops.fastmoe_lora.frozen_linear(rows, weight.contiguous(), bias)
+    _operands.check_linear(x, weight, bias, autocast)
+    if not packed or not x.numel() or not weight.numel():
+        return F.linear(x, weight, bias)
+    rows = x.to(dtype).reshape(-1, x.shape[-1])
+    y = torch.ops.fastmoe_lora.frozen_linear(*map(_operands.plain, (rows, weight, bias)))
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _is_packed(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, autocast: bool) -> bool:
+    """Whether the "cpu" backend serves it, if it is right."""
+    for parameter in (weight, bias):
+        if parameter is None and parameter is bias:
+            continue
+        if not isinstance(parameter, Tensor) or parameter.requires_grad or parameter.layout is not torch.strided:
+            return False
+        if parameter.dtype != dtype and not (autocast and parameter.dtype == torch.float32):
+            return False
+    return x.device.type == "cpu" and dtype in _operands.CASTABLE and resolve("auto", x.device, dtype) == "cpu"
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -67,7 +81,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y: Tensor) -> tuple[Tensor, None, None]:
     (weight,) = ctx.saved_tensors
-    return torch.ops.fastmoe_lora.frozen_linear_backward(grad_y.contiguous(), weight), None, None
+    return torch.ops.fastmoe_lora.frozen_linear_backward(_operands.plain(grad_y), weight), None, None
 
 
 _LIBRARY.impl("frozen_linear", _forward, "CPU")
@@ -76,6 +90,7 @@ _LIBRARY.impl("frozen_linear_backward", _backward, "CPU")
 
 @torch.library.register_fake("fastmoe_lora::frozen_linear", lib=_LIBRARY)
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    _operands.check_linear(x, weight, bias, autocast=True)
     return x.new_empty(x.shape[0], weight.shape[0])
 
 

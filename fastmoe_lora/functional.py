@@ -1,9 +1,11 @@
 """The layer as a function: arguments checked, precision settled, then one operator call."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from . import backends, ops
+from . import _operands, backends, ops
 from .backends import reference
 
 
@@ -37,29 +39,38 @@ def ramoe_linear(
             float32 (float64 with float64 x).
         gates: (..., S, E), leading shape broadcastable to x's: gates per token, per sample or per task.
         router_weight: (S*E, K), for gates ``softmax(x~ W_g^T)`` over the experts of a split, in float32.
-        columns: (S, P) int32, the active columns ``e*R + k`` of each split, -1 where padded; all others count as off.
+        columns: (S, P) int32, the active columns ``e*R + k`` of each split, each once, -1 where padded; all others
+            count as off.
         top_k: keep the largest ``top_k`` gates of the router, renormalised.
-        dropout, seed: rate, and the 0-d int64 seed of the counter-based mask (`fastmoe_lora.dropout`).
+        dropout, seed: rate in [0, 1), and the 0-d int64 seed of the counter-based mask (`fastmoe_lora.dropout`).
         backend: "auto" or a name of `backends()`.
 
     Returns (..., N) in x's dtype. Raises ValueError or TypeError naming the argument, what it got and what it wants.
     """
-    autocast = torch.is_autocast_enabled(x.device.type)
+    _operands.check_tensor("x", x)
+    _operands.check_numbers(top_k, scaling, dropout)
+    autocast = x.dtype != torch.float64 and ops.is_autocast(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
     backend = backends.resolve(backend, x.device, dtype)
     on_cpu = backend == "cpu"
     frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, scaling, dropout, seed)
+    operands = (x, *frozen, *adapters, diag, gates, router_weight, *rest)
     if on_cpu and ops.is_eager():
         compiled = backends.load("cpu").ramoe_linear
-        y = compiled(x, dtype, autocast, *frozen, *adapters, diag, gates, router_weight, *rest)
+        try:
+            y = compiled(x, dtype, autocast, *operands[1:])
+        except (RuntimeError, TypeError):
+            _operands.check_call(*operands, autocast)  # names an argument that is no tensor
+            raise
         if y is not None:
             return y
+    _operands.check_call(*operands, autocast)
     if not autocast:
-        return _linear(x, *frozen, *adapters, diag, gates, router_weight, *rest, backend)
+        return _linear(*operands, backend)
     with torch.autocast(x.device.type, enabled=False):
         frozen = (_to_master(p, dtype, on_cpu) for p in frozen)
         *adapters, router_weight = (_to_master(p, dtype) for p in (*adapters, router_weight))
-        return _linear(x.to(dtype), *frozen, *adapters, diag, gates, router_weight, *rest, backend, on_cpu)
+        return _linear(x.to(dtype), *frozen, *adapters, diag, gates, router_weight, *rest, backend)
 
 
 def _to_master(parameter: Tensor | None, dtype: torch.dtype, masters: bool = True) -> Tensor | None:
@@ -85,92 +96,20 @@ def _linear(
     dropout,
     seed,
     backend,
-    masters=False,
 ) -> Tensor:
-    _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns, top_k)
-    _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, columns, masters)
-    if dropout > 0:
-        _check_seed(seed)
-    if (gates is None) == (router_weight is None):
-        got = "neither" if gates is None else "both"
-        raise ValueError(f"gates, router_weight: got {got}, expected exactly one of them")
     precision = torch.promote_types(x.dtype, torch.float32)
     splits, experts = lora_A.shape[:2]
-    if gates is not None:
-        gates = _gates_per_token(gates, x, splits, experts).to(precision)
     leading = x.shape[:-1]
+    tokens = math.prod(leading)
+    if gates is not None:
+        gates = gates.expand(*leading, splits, experts).reshape(tokens, splits, experts).to(precision)
     arguments = (
-        x.reshape(-1, x.shape[-1]).contiguous(),
-        weight.contiguous(),
-        bias,
-        lora_A.contiguous(),
-        lora_B.contiguous(),
-        diag.to(precision).contiguous(),
-        gates,
-        None if router_weight is None else router_weight.contiguous(),
-        None if columns is None else columns.contiguous(),
+        *map(_operands.plain, (x.reshape(tokens, x.shape[-1]), weight, bias, lora_A, lora_B, diag.to(precision))),
+        *map(_operands.plain, (gates, router_weight, columns)),
         top_k if top_k and top_k < experts else 0,
         float(scaling),
         float(dropout),
         seed if dropout > 0 else None,
     )
     y = reference.linear(*arguments) if backend == "reference" else ops.linear(*arguments, backend)
-    return y.view(*leading, -1) if len(leading) != 1 else y
-
-
-def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns, top_k) -> None:
-    if weight.dim() != 2:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (out_features, in_features)")
-    if lora_A.dim() != 4:
-        raise ValueError(f"lora_A: got shape {tuple(lora_A.shape)}, expected (splits, experts, max_rank, in_features)")
-    out_features, in_features = weight.shape
-    splits, experts, max_rank, _ = lora_A.shape
-    if x.shape[-1:] != (in_features,):
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected the last dimension to be {in_features} (weight's)")
-    if out_features % splits:
-        raise ValueError(f"weight: got {out_features} rows, expected a multiple of lora_A's {splits} splits")
-    expected = {
-        "lora_A": (lora_A, (splits, experts, max_rank, in_features)),
-        "lora_B": (lora_B, (splits, experts, out_features // splits, max_rank)),
-        "diag": (diag, (splits, experts, max_rank)[: max(diag.dim(), 2)]),
-        "bias": (bias, (out_features,)),
-        "router_weight": (router_weight, (splits * experts, in_features)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-    if columns is not None and (columns.dim() != 2 or columns.shape[0] != splits):
-        raise ValueError(f"columns: got shape {tuple(columns.shape)}, expected ({splits}, active columns of a split)")
-    if top_k is not None and not 1 <= top_k <= experts:
-        raise ValueError(f"top_k: got {top_k}, expected 1 to {experts} (the number of experts)")
-
-
-def _check_dtypes(x, weight, bias, lora_A, lora_B, router_weight, columns, masters) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: got {x.dtype}, expected a floating-point dtype")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != x.dtype and not (masters and tensor.dtype == torch.float32):
-            raise TypeError(f"{name}: got {tensor.dtype}, expected x's {x.dtype} (or use autocast)")
-    if lora_A.dtype not in (x.dtype, torch.float32):
-        raise TypeError(f"lora_A: got {lora_A.dtype}, expected x's {x.dtype} or torch.float32")
-    for name, tensor in (("lora_B", lora_B), ("router_weight", router_weight)):
-        if tensor is not None and tensor.dtype != lora_A.dtype:
-            raise TypeError(f"{name}: got {tensor.dtype}, expected lora_A's {lora_A.dtype}")
-    if columns is not None and columns.dtype != torch.int32:
-        raise TypeError(f"columns: got {columns.dtype}, expected torch.int32")
-
-
-def _check_seed(seed: Tensor | None) -> None:
-    if seed is None:
-        raise ValueError("seed: got None, expected a 0-d int64 tensor since dropout > 0")
-    if seed.dtype != torch.int64:
-        raise TypeError(f"seed: got {seed.dtype}, expected torch.int64")
-
-
-def _gates_per_token(gates: Tensor, x: Tensor, splits: int, experts: int) -> Tensor:
-    """(..., S, E), broadcast over x's leading shape -> (M, S, E)"""
-    full = (*x.shape[:-1], splits, experts)
-    try:
-        return gates.expand(full).reshape(-1, splits, experts).contiguous()
-    except RuntimeError:
-        raise ValueError(f"gates: got shape {tuple(gates.shape)}, expected one broadcastable to {full}") from None
+    return y.view(*leading, weight.shape[0]) if len(leading) != 1 else y

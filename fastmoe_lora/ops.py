@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from . import backends
+from . import _operands, backends
 
 _LIBRARY = torch.library.Library("fastmoe_lora", "DEF")
 _LIBRARY.define(
@@ -47,6 +47,11 @@ def is_eager() -> bool:
     )
 
 
+def is_autocast(device_type: str) -> bool:
+    """Whether autocast is on for a kind of device; there are kinds (meta) that it does not know."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
+
+
 def _is_ordinary(inputs) -> bool:
     """Whether, besides, no argument is a tensor subclass."""
     return is_eager() and all(type(t) in _ORDINARY for t in inputs[:_DIFFERENTIABLE])
@@ -54,20 +59,44 @@ def _is_ordinary(inputs) -> bool:
 
 def _forward(*arguments):
     *inputs, backend = arguments
-    return backends.load(backend).forward(*inputs)
+    return _module(backend, inputs[1]).forward(*inputs)
 
 
 def _backward(*arguments) -> list[Tensor]:
     """Gradients in the order of the forward's inputs; an empty tensor where ``needs`` is False."""
     *inputs, needs, backend = arguments
-    gradients = backends.load(backend).backward(*inputs, needs)
+    _operands.check_backward(*inputs, needs, masters=backend == "cpu")  # a saved tensor may have been given other data
+    gradients = _module(backend, inputs[2]).backward(*inputs, needs)
     grad_y = inputs[0]
     return [g.contiguous() if need else grad_y.new_empty(0) for g, need in zip(gradients, needs, strict=True)]
+
+
+def _module(backend: str, weight: Tensor):
+    """The backend's, but "packed" for a weight without numbers, which is not worth a kernel."""
+    return backends.load(backend if weight.numel() else "packed")
+
+
+def _checked_forward(*arguments):
+    _check_forward(*arguments)
+    return _forward(*arguments)
+
+
+def _checked_backward(*arguments) -> list[Tensor]:
+    backends.check_operator(arguments[-1])
+    return _backward(*arguments)
+
+
+def _check_forward(*arguments) -> None:
+    *operands, backend = arguments
+    backends.check_operator(backend)
+    _operands.check_forward(*operands, masters=backend == "cpu")
 
 
 def _forward_fake(
     x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, backend
 ):
+    operands = (x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed)
+    _check_forward(*operands, backend)
     splits, experts, max_rank, _ = lora_A.shape
     tokens = x.shape[0]
     width = experts * max_rank if columns is None else columns.shape[1]
@@ -92,6 +121,9 @@ def _backward_fake(
     needs,
     backend,
 ):
+    operands = (grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank)
+    backends.check_operator(backend)
+    _operands.check_backward(*operands, scaling, dropout, seed, needs, masters=backend == "cpu")
     bias = weight.new_empty(weight.shape[0])
     sources = (x, weight, bias, lora_A, lora_B, diag, gates, router_weight)
     return [
@@ -126,7 +158,8 @@ class _Differentiable(torch.autograd.Function):
             raise NotImplementedError("create_graph=True: only backend 'reference' has second derivatives")
         *operands, low_rank, seed = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[1 : 1 + _DIFFERENTIABLE])
-        inputs = (grad_y.contiguous(), *operands, low_rank, ctx.scaling, ctx.dropout, seed, needs, ctx.backend)
+        options = (ctx.scaling, ctx.dropout, seed, needs, ctx.backend)
+        inputs = (_operands.plain(grad_y), *operands, low_rank, *options)
         gradients = _backward(*inputs) if _is_ordinary(inputs) else _ramoe_backward(*inputs)
         gradients = [g if need else None for g, need in zip(gradients, needs, strict=True)]
         return (None, *gradients, *[None] * (_INPUTS - _DIFFERENTIABLE))
@@ -146,8 +179,8 @@ def _forward_autograd(*inputs):
 
 
 for _name, _kernel, _fake in (
-    ("ramoe_forward", _forward, _forward_fake),
-    ("ramoe_backward", _backward, _backward_fake),
+    ("ramoe_forward", _checked_forward, _forward_fake),
+    ("ramoe_backward", _checked_backward, _backward_fake),
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmoe_lora::{_name}", _fake, lib=_LIBRARY)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, ops
+from . import _operands, backends, ops
 
 
 def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
@@ -13,8 +13,9 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
     The forward pass is PyTorch's. So is the backward pass, but for that of bfloat16 on CPUs that the "cpu" backend
     serves: PyTorch's takes several times as long there as what it computes is worth. ``mask`` is that of
     `torch.nn.functional.scaled_dot_product_attention`, broadcastable to (B, num_heads, N, N); ``backend`` is "auto" or
-    a name of `backends()`.
+    a name of `backends()`. Raises ValueError or TypeError naming the argument, what it got and what it wants.
     """
+    _check(qkv, num_heads, mask)
     compiled = (
         ops.is_eager()
         and mask is None
@@ -25,5 +26,27 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
     )
     if compiled and (out := backends.load("cpu").self_attention(qkv, num_heads)) is not None:
         return out
-    query, key, value = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
+    depth = qkv.shape[2] // (3 * num_heads)
+    query, key, value = qkv.unflatten(-1, (3, num_heads, depth)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def _check(qkv: Tensor, num_heads: int, mask: Tensor | None) -> None:
+    _operands.check_dense("qkv", qkv)
+    if not isinstance(num_heads, (int, torch.SymInt)) or isinstance(num_heads, bool) or num_heads < 1:
+        raise ValueError(f"num_heads: got {num_heads!r}, expected a whole number of at least 1")
+    if qkv.dim() != 3 or qkv.shape[2] % (3 * num_heads) or not qkv.shape[2]:
+        expected = f"(B, N, 3 * width) with width a multiple of num_heads = {num_heads}"
+        raise ValueError(f"qkv: got shape {tuple(qkv.shape)}, expected {expected}")
+    if not qkv.is_floating_point():
+        raise TypeError(f"qkv: got {qkv.dtype}, expected a floating-point dtype")
+    if mask is None:
+        return
+    _operands.check_dense("mask", mask)
+    full = (qkv.shape[0], num_heads, qkv.shape[1], qkv.shape[1])
+    if mask.device != qkv.device:
+        raise ValueError(f"mask: got a tensor on {mask.device}, expected qkv's {qkv.device}")
+    if mask.dtype not in (torch.bool, qkv.dtype) and not ops.is_autocast(qkv.device.type):
+        raise TypeError(f"mask: got {mask.dtype}, expected torch.bool or qkv's {qkv.dtype}")
+    if mask.dim() < 2 or not _operands.expandable(mask.shape, full):
+        raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected one broadcastable to {full}")

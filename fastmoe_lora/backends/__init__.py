@@ -9,6 +9,9 @@ from types import ModuleType
 import torch
 
 NAMES = ("reference", "packed", "triton", "cpu")
+# Which the registered operators may be asked for. The reference is differentiated by PyTorch; "checked" is what "auto" is
+# on a GPU.
+OPERATORS = (*NAMES[1:], "checked")
 
 
 def backends() -> dict[str, bool | str]:
@@ -21,13 +24,23 @@ def load(name: str) -> ModuleType:
     return _load(name)
 
 
+def check_operator(name: str) -> None:
+    """Raises ValueError where a registered operator is asked for a backend that does not work here."""
+    if name not in OPERATORS:
+        raise ValueError(f"backend: got {name!r}, expected one of {OPERATORS}")
+    if (reason := _availability(name)) is not True:
+        raise ValueError(f"backend: {name!r} is not available here: {reason}")
+
+
 def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend to run: ``FASTMOE_LORA_BACKEND`` if set, else ``name``, where "auto" picks by device and dtype.
 
     What it picks on a GPU is "checked": "triton", each plan of which has to agree with "packed" at its first use;
     ``FASTMOE_LORA_SELF_CHECK=0``, read at the first call, leaves that out.
-    Raises ValueError for an unknown backend or one that does not work here, with the reason.
+    Raises ValueError for an unknown backend or one that does not work here, with the reason; TypeError for no name.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"backend: got {name!r}, expected 'auto' or one of {NAMES}")
     return _resolve(os.environ.get("FASTMOE_LORA_BACKEND") or name, device.type, dtype)
 
 

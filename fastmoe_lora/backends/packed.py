@@ -43,7 +43,7 @@ def forward(
     t = (low_rank * _coefficients(gates, diag, layout, scaling)).to(x.dtype)
     y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
     b = layout.columns_of(lora_B.permute(0, 1, 3, 2), x.dtype)  # (S, P, N/S)
-    for s, part in enumerate(y.unflatten(1, (splits, -1)).unbind(1)):
+    for s, part in enumerate(y.unflatten(1, (splits, lora_B.shape[2])).unbind(1)):
         part.addmm_(t[:, s], b[s])
     return y, low_rank, gates if routed else gates.new_empty(0)
 
@@ -69,7 +69,7 @@ def backward(
     splits, experts, max_rank, _ = lora_A.shape
     layout = _Layout(columns, splits, experts, max_rank, lora_A.device)
     c = _coefficients(gates, diag, layout, scaling)  # (M, S, P)
-    grad_parts = grad_y.unflatten(1, (splits, -1))  # (M, S, N/S)
+    grad_parts = grad_y.unflatten(1, (splits, lora_B.shape[2]))  # (M, S, N/S)
     dx = dweight = dbias = da = db = ddiag = dgates = drouter = None
 
     if need_b:
@@ -98,7 +98,7 @@ def backward(
             dx.addmm_(grad_y, weight)
         if need_a or need_router:
             stacked = grad_narrow.T @ counter_dropout(x, dropout, seed)  # (S*P [+ S*E], K)
-            da = layout.scatter(stacked[: splits * layout.width].unflatten(0, (splits, -1))).to(lora_A.dtype)
+            da = layout.scatter(stacked[: splits * layout.width].unflatten(0, (splits, layout.width))).to(lora_A.dtype)
             if router_weight is not None:
                 drouter = stacked[splits * layout.width :].to(router_weight.dtype)
     if need_weight:

@@ -26,7 +26,8 @@ Adapter make_adapter(int64_t splits, int64_t experts, int64_t rank, const int32_
     const int64_t expert = source / rank, k = source % rank, at = split * experts + expert;
     const float d = ready ? diagonal[at * rank + k] : std::clamp(diagonal[at] - k, 0.0f, 1.0f);
     a.coefficient[i] = d * scaling;
-    if (!a.runs.empty() && a.runs.back().split == split && a.runs.back().expert == expert && a.runs.back().end == i)
+    const bool follows = !a.runs.empty() && a.runs.back().end == i && i % width && a.source[i - 1] + 1 == source;
+    if (follows && a.runs.back().expert == expert)
       a.runs.back().end++;
     else
       a.runs.push_back({split, expert, i, i + 1});

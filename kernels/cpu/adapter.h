@@ -7,7 +7,7 @@
 
 namespace fastmoe_lora {
 
-// Consecutive columns of one expert (in (S, P)).
+// Columns of one expert that follow one another, in (S, P) and in the expert.
 struct Run {
   int64_t split, expert, begin, end;
 };

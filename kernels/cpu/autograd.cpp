@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "attention.h"
+#include "check.h"
 
 namespace fastmoe_lora {
 namespace {
@@ -13,7 +14,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-Tensor rows_of(const Tensor& tensor) { return tensor.reshape({-1, tensor.size(-1)}).contiguous(); }
+// As a contiguous matrix; "negative" tensors, which torch makes of imaginary parts, are written out.
+Tensor rows_of(const Tensor& tensor) { return tensor.reshape({-1, tensor.size(-1)}).contiguous().resolve_neg(); }
 
 // (M, columns) -> (..., columns), with the leading shape of `like`.
 Tensor shaped_like(const Tensor& like, const Tensor& rows) {
@@ -56,9 +58,10 @@ struct Linear : torch::autograd::Function<Linear> {
                      context->saved_data["dropout"].toDouble()};
     const auto needs = [&](size_t edge) { return o.lora_A && context->needs_input_grad(edge); };
     const bool routing = needs(4);
-    const Gradients g = fastmoe_lora::backward(rows_of(grad_y), o, saved[9],
-                                               {context->needs_input_grad(0), needs(1), needs(2), needs(3),
-                                                routing && !o.router, routing && o.router});
+    const Tensor rows = rows_of(grad_y);
+    const Needs wanted{context->needs_input_grad(0), needs(1), needs(2), needs(3), routing && !o.router, routing && o.router};
+    check(rows, o, saved[9], wanted);  // a saved tensor may have been given other data since
+    const Gradients g = fastmoe_lora::backward(rows, o, saved[9], wanted);
     if (g.x.defined()) result[0] = shaped_like(grad_y, g.x);
     result[1] = g.lora_A, result[2] = g.lora_B, result[3] = g.diag, result[4] = g.gates, result[5] = g.router;
     return result;
@@ -77,8 +80,10 @@ struct SelfAttention : torch::autograd::Function<SelfAttention> {
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     if (!grads[0].defined()) return {Tensor(), Tensor()};
     refuse_second_derivative();
-    const Tensor qkv = context->get_saved_variables()[0];
-    return {attention_backward(grads[0].contiguous(), qkv, context->saved_data["heads"].toInt()), Tensor()};
+    const Tensor qkv = context->get_saved_variables()[0], grad_y = grads[0].contiguous();
+    const int64_t heads = context->saved_data["heads"].toInt();
+    check_attention(grad_y, qkv, heads);
+    return {attention_backward(grad_y, qkv, heads), Tensor()};
   }
 };
 
@@ -92,26 +97,23 @@ Tensor apply(const Operands& o) {
   return shaped_like(o.x, forward(rows, false).y);
 }
 
-// On the CPU; no subclass, no function transform.
-bool ordinary(const Tensor& tensor) {
-  using c10::DispatchKey;
-  constexpr c10::DispatchKeySet known{DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::AutocastCPU,
-                                      DispatchKey::ADInplaceOrView};
-  return tensor.device().is_cpu() && (tensor.key_set() - known).highestFunctionalityKey() == DispatchKey::Undefined;
-}
+// A floating-point number of at most 32 bits, which autocast casts; it leaves float64 alone.
+bool may_be_cast(at::ScalarType type) { return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf; }
 
-bool is(const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, at::ScalarType or_dtype) {
-  const auto type = tensor.scalar_type();
-  return ordinary(tensor) && tensor.is_contiguous() && tensor.sizes() == shape && (type == dtype || type == or_dtype);
-}
-
+// x and a frozen layer, of types that the caller may have in `dtype`. What else they must be, `fault_beside_x` says.
 bool is_frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                       const OptionalTensor& bias) {
-  const auto master = autocast ? at::kFloat : dtype;
-  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) && ordinary(x) && x.numel() > 0 &&
-         x.dim() > 0 && (x.scalar_type() == dtype || (autocast && x.is_floating_point())) && weight.dim() == 2 &&
-         weight.size(0) > 0 && is(weight, {weight.size(0), x.size(-1)}, dtype, master) && !weight.requires_grad() &&
-         (!bias || (is(*bias, {weight.size(0)}, dtype, master) && !bias->requires_grad()));
+  const auto taken = [&](const Tensor& parameter) {
+    return !parameter.requires_grad() && (autocast || parameter.scalar_type() == dtype);
+  };
+  return may_be_cast(dtype) && ordinary(x) && x.dim() > 0 && x.numel() > 0 &&
+         (x.scalar_type() == dtype || (autocast && may_be_cast(x.scalar_type()))) && taken(weight) &&
+         (!bias || taken(*bias));
+}
+
+bool is_right(const Operands& o) {
+  const int64_t k = o.x.size(-1);
+  return !fault_beside_x(o, o.x.numel() / k, k, o.x.scalar_type());
 }
 
 }  // namespace
@@ -119,37 +121,32 @@ bool is_frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, cons
 OptionalTensor frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                              const OptionalTensor& bias) {
   if (!is_frozen_linear(x, dtype, autocast, weight, bias)) return std::nullopt;
-  return apply({x.to(dtype), weight, bias});
+  const Operands o{x.to(dtype), weight, bias};
+  return is_right(o) ? apply(o) : OptionalTensor();
 }
 
 OptionalTensor ramoe_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                             const OptionalTensor& bias, const Tensor& lora_A, const Tensor& lora_B, const Tensor& diag,
                             const OptionalTensor& gates, const OptionalTensor& router, const OptionalTensor& columns,
                             std::optional<int64_t> top_k, double scaling, double dropout, const OptionalTensor& seed) {
-  if (!is_frozen_linear(x, dtype, autocast, weight, bias) || lora_A.dim() != 4) return std::nullopt;
-  const int64_t splits = lora_A.size(0), experts = lora_A.size(1), rank = lora_A.size(2), k = x.size(-1);
-  const auto type = lora_A.scalar_type();
-  if (splits == 0 || weight.size(0) % splits || !is(lora_A, {splits, experts, rank, k}, dtype, at::kFloat) ||
-      !is(lora_B, {splits, experts, weight.size(0) / splits, rank}, type, type) || gates.has_value() == router.has_value())
+  const auto numbers = [](const Tensor& tensor) { return ordinary(tensor) && tensor.is_floating_point(); };
+  if (!is_frozen_linear(x, dtype, autocast, weight, bias) || lora_A.dim() != 4 || !numbers(diag) ||
+      gates.has_value() == router.has_value() || (top_k && *top_k < 1))
     return std::nullopt;
-  const std::vector<int64_t> diagonal{splits, experts, rank};
-  if (!ordinary(diag) || !diag.is_floating_point() || !(diag.sizes() == diagonal || diag.sizes() == lora_A.sizes().slice(0, 2)))
-    return std::nullopt;
-  if (router && !is(*router, {splits * experts, k}, type, type)) return std::nullopt;
-  if (columns && !is(*columns, {splits, columns->size(-1)}, at::kInt, at::kInt)) return std::nullopt;
-  if (top_k && (*top_k < 1 || *top_k > experts)) return std::nullopt;
-  if (dropout > 0 && !(seed && is(*seed, {}, at::kLong, at::kLong))) return std::nullopt;
-
   OptionalTensor gates_of_rows;
   if (gates) {
+    const int64_t splits = lora_A.size(0), experts = lora_A.size(1);
     std::vector<int64_t> full = x.sizes().vec();
     full.back() = splits, full.push_back(experts);
-    if (!ordinary(*gates) || !at::is_expandable_to(gates->sizes(), full)) return std::nullopt;
+    if (!numbers(*gates) || splits * experts == 0 || !at::is_expandable_to(gates->sizes(), full)) return std::nullopt;
     gates_of_rows = gates->expand(full).reshape({-1, splits, experts}).to(at::kFloat).contiguous();
   }
-  return apply({x.to(dtype), weight, bias, lora_A, lora_B, diag.to(at::kFloat).contiguous(), gates_of_rows, router,
-                columns, dropout > 0 ? seed : std::nullopt, top_k.value_or(0) < experts ? top_k.value_or(0) : 0, scaling,
-                dropout});
+  Operands o{x.to(dtype), weight,  bias, lora_A,  lora_B, diag.to(at::kFloat).contiguous(), gates_of_rows, router, columns,
+             seed,        top_k.value_or(0), scaling, dropout};
+  if (!is_right(o)) return std::nullopt;
+  if (o.top_k == lora_A.size(1)) o.top_k = 0;
+  if (dropout == 0) o.seed.reset();
+  return apply(o);
 }
 
 OptionalTensor self_attention(const Tensor& qkv, int64_t heads) {

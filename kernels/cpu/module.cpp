@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "autograd.h"
+#include "check.h"
 #include "multiply.h"
 #include "operator.h"
 #include "weights.h"
@@ -48,8 +49,9 @@ std::tuple<Tensor, Tensor, Tensor> forward_operator(
     const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& lora_A, const Tensor& lora_B,
     const Tensor& diag, const OptionalTensor& gates, const OptionalTensor& router, const OptionalTensor& columns,
     int64_t top_k, double scaling, double dropout, const OptionalTensor& seed) {
-  const Forward out =
-      forward({x, weight, bias, lora_A, lora_B, diag, gates, router, columns, seed, top_k, scaling, dropout}, true);
+  const Operands operands{x, weight, bias, lora_A, lora_B, diag, gates, router, columns, seed, top_k, scaling, dropout};
+  check(operands);
+  const Forward out = forward(operands, true);
   return {out.y, out.low_rank, router ? out.gates : at::empty({0}, x.options().dtype(at::kFloat))};
 }
 
@@ -60,8 +62,9 @@ std::vector<Tensor> backward_operator(const Tensor& grad_y, const Tensor& x, con
                                       const OptionalTensor& seed, bool needs_x, bool needs_a, bool needs_b,
                                       bool needs_diag, bool needs_gates, bool needs_router) {
   const Operands operands{x, weight, {}, lora_A, lora_B, diag, gates, router, columns, seed, 0, scaling, dropout};
-  Gradients g = backward(grad_y, operands, low_rank,
-                         {needs_x, needs_a, needs_b, needs_diag, needs_gates, needs_router});
+  const Needs needs{needs_x, needs_a, needs_b, needs_diag, needs_gates, needs_router};
+  check(grad_y, operands, low_rank, needs);
+  Gradients g = backward(grad_y, operands, low_rank, needs);
   std::vector<Tensor> result{g.x, g.lora_A, g.lora_B, g.diag, g.gates, g.router};
   for (Tensor& tensor : result)
     if (!tensor.defined()) tensor = at::empty({0}, grad_y.options());
@@ -69,11 +72,16 @@ std::vector<Tensor> backward_operator(const Tensor& grad_y, const Tensor& x, con
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  return forward({x, weight, bias}, false).y;
+  const Operands operands{x, weight, bias};
+  check(operands);
+  return forward(operands, false).y;
 }
 
 Tensor linear_backward(const Tensor& grad_y, const Tensor& weight) {
-  return backward(grad_y, {Tensor(), weight}, Tensor(), {true, false, false, false, false, false}).x;
+  const Operands operands{Tensor(), weight};
+  const Needs needs{true, false, false, false, false, false};
+  check(grad_y, operands, Tensor(), needs);
+  return backward(grad_y, operands, Tensor(), needs).x;
 }
 
 }  // namespace

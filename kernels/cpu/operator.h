@@ -7,7 +7,8 @@ namespace fastmoe_lora {
 
 // Shapes: x (M, K), weight (N, K), bias (N), lora_A (S, E, R, K), lora_B (S, E, N/S, R), diag (S, E, R) or ranks (S, E),
 // gates (M, S, E) or router (S*E, K), columns (S, P) int32, seed a 0-d int64. Everything contiguous. Parameters are in
-// x's type or in float32, and then rounded to x's type where they are packed.
+// x's type or in float32, and then rounded to x's type where they are packed. `check` (check.h) holds operands to all of it;
+// what follows here trusts them.
 struct Operands {
   Tensor x, weight;
   OptionalTensor bias, lora_A, lora_B, diag, gates, router, columns, seed;

@@ -9,16 +9,18 @@ import triton.language as tl
 
 
 @triton.jit
-def column_index(columns, split, cols, P: tl.constexpr):
+def column_index(columns, split, cols, P: tl.constexpr, WIDTH: tl.constexpr):
     """cols (BP,) -> their positions e*R + k within the split, any where there is no column, and whether there is one.
 
-    columns: (S, P) int32 table, or None: then the positions are `cols` themselves, known to be contiguous.
+    columns: (S, P) int32 table, or None: then the positions are `cols` themselves, known to be contiguous. A position
+    that is not below WIDTH = E*R, which must not be, is taken for none: the memory behind it is somebody else's.
     """
     if columns is None:
         return cols, cols < P
     else:
         index = tl.load(columns + split * P + cols, mask=cols < P, other=-1)
-        return tl.maximum(index, 0), index >= 0
+        there = (index >= 0) & (index < WIDTH)
+        return tl.where(there, index, 0), there
 
 
 @triton.jit
@@ -46,7 +48,7 @@ def adapter_rows(
     lora_a, router, columns, split, cols, K: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr
 ):
     """Pointers (BP,) to the rows of A (or the router) of length K that columns `cols` multiply, and which exist."""
-    index, there = column_index(columns, split, cols, P)
+    index, there = column_index(columns, split, cols, P, E * R)
     rows = lora_a + (split * (E * R) + tl.where(there, index, 0)) * K
     if router is not None:
         routed = (cols >= P) & (cols < P + E)
@@ -78,6 +80,6 @@ def load_b(
     lora_b, columns, split, n, in_split, cols, NS: tl.constexpr, E: tl.constexpr, R: tl.constexpr, P: tl.constexpr
 ):
     """Tile (BN, BP) of B: rows `n` of the split, columns `cols`; 0 where in_split is False or no column is."""
-    index, there = column_index(columns, split, cols, P)
+    index, there = column_index(columns, split, cols, P, E * R)
     offset = (split * E + index // R)[None, :] * (NS * R) + n[:, None] * R + (index % R)[None, :]
     return tl.load(lora_b + offset, mask=in_split[:, None] & there[None, :], other=0.0)

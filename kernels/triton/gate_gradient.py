@@ -24,7 +24,7 @@ def split_gradient(
     """
     dtype: tl.constexpr = low_rank.dtype.element_ty
     cols = block * BP + tl.arange(0, BP)
-    index, exists = column_index(columns, split, cols, P)
+    index, exists = column_index(columns, split, cols, P, E * R)
     expert = column_expert(index, exists, R)
     pointers = low_rank + rows[:, None] * (S * P) + (split * P + cols)[None, :]
     s = tl.load(pointers, mask=(cols < P)[None, :], other=0.0).to(tl.float32)

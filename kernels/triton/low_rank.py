@@ -49,7 +49,7 @@ def gate_low_rank(
     cols = block * BP + tl.arange(0, BP)
     there = real[:, None] & (cols < P)[None, :]
     tl.store(low_rank_out + rows[:, None] * (S * P) + (split * P + cols)[None, :], low_rank, mask=there)
-    index, exists = column_index(columns, split, cols, P)
+    index, exists = column_index(columns, split, cols, P, E * R)
     expert = column_expert(index, exists, R)
     if router is None:
         if GROUPED:
