@@ -31,6 +31,12 @@ $(READY): setup.py pyproject.toml constraints.txt $(wildcard kernels/cpu/*)
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[unistd,bench,dev]"
 	touch $(READY)
 
+# The compiled kernels instrumented against reads out of bounds and undefined behaviour: their tests, then random calls,
+# right and wrong, for ten minutes (FUZZ_SECONDS for each of five functions).
+FUZZ_SECONDS ?= 120
+fuzz: setup
+	FUZZ_SECONDS=$(FUZZ_SECONDS) kernels/cpu/check_memory.sh $(BIN)/python
+
 # All comparisons that this machine can run, their figures, and the tables of the READMEs.
 bench: setup
 	$(BIN)/python -m bench all

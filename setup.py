@@ -61,6 +61,7 @@ setup(
         ],
         "bench": ["matplotlib>=3.8", "peft>=0.15", "pytest>=8", "pytest-benchmark>=5"],
         "dev": [
+            "hypothesis>=6",
             "ninja",
             "pytest>=8",
             "pytest-benchmark>=5",

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import _checks
+from . import _checks, _operands
 from .backends import NAMES
 from .diagonal import INTERPOLATIONS, interpolate
 from .dropout import new_seed
@@ -146,6 +146,7 @@ class RAMoELinear(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """``x (..., in_features)``; ``gates (..., S, E)``, broadcastable to x's leading shape, replace the router's."""
+        _operands.check_tensor("x", x)
         if gates is None and self.router_kind is None:
             raise ValueError(
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"

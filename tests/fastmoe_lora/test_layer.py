@@ -93,7 +93,7 @@ def test_bad_options_are_named(options, message):
         RAMoELinear(8, 12, **options)
 
 
-@pytest.mark.parametrize(("in_features", "out_features"), [(16, 0)])
+@pytest.mark.parametrize(("in_features", "out_features"), [(16, 0), (0, 16), (0, 0)])
 @pytest.mark.parametrize("backend", ["reference", "packed"])
 @pytest.mark.parametrize("router", ["token", "sample"])
 def test_sizes_of_zero_work_as_in_a_linear_layer(in_features, out_features, backend, router):
