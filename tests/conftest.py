@@ -1,5 +1,7 @@
 """Every test: fixed seed, and uninitialised memory filled with NaN so that an unwritten output shows."""
 
+import sys
+
 import pytest
 import torch
 
@@ -7,6 +9,14 @@ import torch
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_compilations():
+    """What one test compiled does not count towards the next one's limit of compilations of a function."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True, scope="session")
