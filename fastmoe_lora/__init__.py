@@ -19,6 +19,7 @@ from .ranks import (
     ranks_frozen,
     set_rank_window,
 )
+from .reach import check_adapters
 from .self_attention import self_attention
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RankOptimizer",
     "adapt",
     "backends",
+    "check_adapters",
     "freeze_ranks",
     "frozen_linear",
     "load_adapters",
