@@ -20,6 +20,7 @@ from fastmoe_lora import (
     RAMoESelfAttention,
     RankOptimizer,
     adapt,
+    check_adapters,
     freeze_ranks,
     load_adapters,
     project_ranks_,
@@ -238,6 +239,7 @@ def of_model() -> Iterator[Case]:
         "save_adapters": lambda model: save_adapters(model, "/nowhere/adapters"),
         "load_adapters": lambda model: load_adapters(model, "/nowhere/adapters"),
         "adapt": lambda model: adapt(model, {"*": {}}),
+        "check_adapters": lambda model: check_adapters(model, torch.ones(2, 2)),
     }
     for name, function in functions.items():
         yield from each(name, lambda model, value, function=function: function(value), "model", NO_MODEL)
