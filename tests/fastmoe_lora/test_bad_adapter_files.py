@@ -157,6 +157,7 @@ def descriptions() -> Iterator[Damage]:
         "router_kind": ["sample", None, 1, "Token", ["token"]],
         "top_k": [2, 0, False, "None"],
         "scaling": [2.0, "1.0", True, None, 10**30, [1.0]],
+        "dropout": [0.5, "0", None, False, -1, 10**30],
     }
     for key, values in wrong.items():
         for value in values:
@@ -167,6 +168,27 @@ def descriptions() -> Iterator[Damage]:
                 "the model has",
             )
         yield config(f"without {key}", lambda content, key=key: content["layers"]["2"].pop(key), f"{key!r} is missing")
+    unread = {
+        "interpolation": ["Linear", None, 0, ["linear"], "linear\n"],
+        "rank_window": [0, -1.0, "1", None, True, [1.0], 1e999],
+    }
+    for key, values in unread.items():
+        for value in values:
+            edit = lambda content, key=key, value=value: content["layers"]["2"].update({key: value})  # noqa: E731
+            found = "not a description" if value == 1e999 else f"layer '2' has {key} = "
+            yield config(f"{key} {value!r:.20}", edit, found)
+        yield config(f"without {key}", lambda content, key=key: content["layers"]["2"].pop(key), f"{key!r} is missing")
+    for value in ("sampled", "as_printed"):
+        edit = lambda content, value=value: content["layers"]["2"].update(interpolation=value)  # noqa: E731
+        yield config(value, edit, f"layer '2' has interpolation = '{value}', the model has 'linear'")
+    for value in (None, {}, "0.weight", [1], [None], ["0.weight", "0.weight"]):
+        yield config(f"also {value!r}", lambda content, value=value: content.update(also=value), "also is")
+    for name in ("nowhere", "", "0.lora_A", "0.weight\n", "x" * 10_000):
+        yield config(f"also {name!r:.20}", lambda content, name=name: content.update(also=[name]), "also has")
+    promised = config("also without numbers", lambda content: content.update(also=["0.weight"]))
+    yield promised._replace(culprits=(TENSORS, "'0.weight' is missing"))
+    wrapped = lambda content: content["layers"].update({"_orig_mod.1": content["layers"]["1"]})  # noqa: E731
+    yield config("twice but for a wrapper", wrapped, "'1' is there twice but for the names of wrappers")
     yield config("option", lambda content: content["layers"]["2"].update(dora=True), "layer '2': 'dora' is unknown")
     long = {"x\ny" * 500: {}}
     yield config("another layer", lambda content: content["layers"].update(long), "is in the file but not the model")
@@ -317,6 +339,8 @@ def test_files_of_earlier_releases_carry_no_checksum_and_load(tmp_path):
     content = json.loads((tmp_path / CONFIG).read_text("utf-8"))
     for layer in content["layers"].values():
         layer["scaling"] = 1  # it was written as the caller had it
+        for key in ("dropout", "interpolation", "rank_window"):  # and these not at all
+            del layer[key]
     (tmp_path / CONFIG).write_text(json.dumps(content), "utf-8")
     load_adapters(other, tmp_path)
     x = torch.randn(2, 10)
@@ -422,7 +446,7 @@ def test_names_of_layers_are_written_as_utf_8_whatever_the_locale(tmp_path):
         return nn.ModuleDict({"schicht_ü": RAMoELinear(8, 8), "层": RAMoELinear(8, 8)})
 
     model, other = named(), named()
-    save_adapters(model, tmp_path)
+    save_adapters(model, tmp_path, also=())
     (tmp_path / CONFIG).read_bytes().decode("utf-8")
     load_adapters(other, tmp_path)
     assert torch.equal(other["层"].lora_A, model["层"].lora_A)

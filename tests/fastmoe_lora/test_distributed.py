@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fastmoe_lora import RAMoELinear
+from fastmoe_lora import RAMoELinear, load_adapters, save_adapters
 
 WORLD = 2
 
@@ -44,6 +44,35 @@ def worker(index: int, file: str) -> None:
         for name, grad in mine.items():
             torch.testing.assert_close(grad, whole[name], msg=lambda text, name=name: f"{name}: {text}")
     dist.destroy_process_group()
+
+
+def saving(index: int, folder: str) -> None:
+    """Adapters out of a sharded model and into one, with the frozen weights of `build`."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=WORLD)
+    for name, wrap in (("sharded", sharded), ("ddp", DistributedDataParallel)):
+        save_adapters(wrap(build()), f"{folder}/{name}")
+        dist.barrier()  # the first process writes
+        blank = build()
+        for layer in blank:
+            nn.init.zeros_(layer.lora_B)
+        into = wrap(blank)
+        load_adapters(into, f"{folder}/{name}")
+        x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(into(x), build()(x))
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
+    mp.spawn(saving, (str(tmp_path),), nprocs=WORLD)
+    for name in ("sharded", "ddp"):
+        model = build()
+        for layer in model:
+            nn.init.zeros_(layer.lora_B)
+        load_adapters(model, tmp_path / name)
+        for layer, expected in zip(model, build(), strict=True):
+            assert all(torch.equal(value, expected.state_dict()[key]) for key, value in layer.state_dict().items())
 
 
 def test_ddp_and_fsdp2_average_the_gradients_of_their_parts(tmp_path):

@@ -169,7 +169,7 @@ class Trainer:
 
     def save_adapters(self) -> None:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
-        save_adapters(self.model.module, self.run.adapters)
+        save_adapters(self.model.module, self.run.adapters, also=())  # the checkpoint has the rest
 
     def _read(self) -> dict[str, Any]:
         state = load_checkpoint(self.run.checkpoint)
