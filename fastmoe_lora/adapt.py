@@ -1,12 +1,14 @@
 """RA-MoE put into a model that exists: timm, Hugging Face, open_clip or your own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from . import _checks
+from ._fused_paths import layer_calls
+from ._weight_reads import weight_reads
 from .attention import RAMoESelfAttention
 from .layer import RAMoELinear
 from .ranks import ramoe_layers
@@ -19,8 +21,11 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the first pattern that matches a name decides. ``nn.Linear``
     becomes `RAMoELinear`; ``nn.MultiheadAttention`` (as in open_clip), which never calls its projections, becomes
     `RAMoESelfAttention` as a whole. A module that the model has under several names is replaced by one module under all
-    of those that match. Raises ValueError or TypeError for a pattern that matches neither or decides nothing, and
-    naming the module whose options are wrong; nothing is changed then.
+    of those that match. Fused paths that read weights instead of calling layers are switched off around adapted layers
+    where the module has a switch (PyTorch's encoders in inference; timm's BEiT, EVA and Swin v2). Raises ValueError or
+    TypeError for a pattern that matches neither or decides nothing, and naming the module whose options are wrong or
+    whose weight the code of a module around it reads; nothing is changed then. What that search cannot see,
+    `check_adapters` does.
     """
     _checks.model(model)
     _check_rules(rules)
@@ -36,6 +41,7 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
         module = model.get_submodule(name)
         if module not in adapted:
             adapted[module] = _adapted(name, module, rules[pattern])
+    settings = _settings(model, chosen)
     learning = [parameter for parameter in _adapters(model) if parameter.requires_grad]
     model.requires_grad_(False)
     for parameter in learning:
@@ -43,6 +49,9 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     for name in chosen:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, adapted[model.get_submodule(name)])
+    for module, values in settings.items():
+        for attribute, value in values.items():
+            setattr(module, attribute, value)
     return model
 
 
@@ -76,6 +85,26 @@ def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Mod
     except (TypeError, ValueError) as error:
         refusal = ValueError if isinstance(error, ValueError) else TypeError
         raise refusal(f"rules: {name!r}: {error}") from None
+
+
+def _settings(model: nn.Module, chosen: Iterable[str]) -> dict[nn.Module, dict[str, Any]]:
+    """What is to be set in the modules around those chosen so that they call them; ValueError where they do not."""
+    around: dict[nn.Module, dict[str, str]] = {}  # module -> name within it -> name
+    for name in chosen:
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            within = ".".join(parts[depth:])
+            around.setdefault(model.get_submodule(".".join(parts[:depth])), {})[within] = name
+    settings = {module: layer_calls(module, set(inside)) for module, inside in around.items()}
+    for module, inside in around.items():
+        for read in weight_reads(module, settings[module]):
+            for within, name in inside.items():
+                if read.is_of(tuple(within.split("."))):
+                    raise ValueError(
+                        f"rules: {name!r}: expected a layer that is called, but {read.where} reads its weight: "
+                        f"an adapter would be passed by"
+                    )
+    return settings
 
 
 def _matches(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
