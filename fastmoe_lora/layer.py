@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks, _operands
+from ._frozen_ranks import hold, still
+from ._wrappers import gathered, scattered
 from .backends import NAMES
 from .diagonal import INTERPOLATIONS, interpolate
 from .dropout import new_seed
@@ -101,7 +103,8 @@ class RAMoELinear(nn.Module):
         self.router = None if router is None else nn.Linear(in_features, splits * num_experts, bias=False, **factory)
         # Whether the ranks are whole and fixed: part of the state, since it decides which columns are computed.
         self.register_buffer("rank_frozen", torch.zeros((), dtype=torch.bool, device=device))
-        self.register_buffer("columns", None, persistent=False)
+        # Not a buffer: what follows a model's buffers (an average of models, data parallelism) expects the same ones.
+        self.columns: Tensor | None = None
         self.reset_parameters()
 
     @classmethod
@@ -157,6 +160,8 @@ class RAMoELinear(nn.Module):
         elif gates is None:
             gates = self.router_gates(x)
         dropout = self.dropout if self.training else 0.0
+        if self.columns is not None and self.columns.device != x.device:
+            self.columns = self.columns.to(self.lora_A.device)
         return ramoe_linear(
             x,
             self.weight,
@@ -197,7 +202,9 @@ class RAMoELinear(nn.Module):
 
     def _diagonal(self) -> Tensor:
         """The operator's ``diag``: the ranks themselves where it interpolates on its own, else the diagonal."""
-        if self.ranks_whole or (self.interpolation == "linear" and self.rank_window == 1.0):
+        if self.ranks_whole:
+            return still(self.rank)
+        if self.interpolation == "linear" and self.rank_window == 1.0:
             return self.rank
         interpolation = self.interpolation
         if interpolation == "sampled" and not (self.training and self.rank.requires_grad):
@@ -218,7 +225,7 @@ class RAMoELinear(nn.Module):
         if self.rank.is_meta:
             raise ValueError("whole: got ranks for a layer on the meta device, expected one with numbers")
         with torch.no_grad():
-            self.rank.copy_(whole)
+            self.rank.copy_(scattered(whole, self.rank))
         self.rank_frozen.fill_(True)
         self._compact()
 
@@ -226,14 +233,26 @@ class RAMoELinear(nn.Module):
         """Derives from ``rank`` and ``rank_frozen`` whether ranks learn, and the table of active columns."""
         if not bool(self.rank_frozen):
             return self._thaw()
-        self.rank.requires_grad_(False)
+        hold(self)
         self.ranks_whole = True
-        self.columns = active_column_table(self.rank.detach(), self.max_rank)
+        self.columns = active_column_table(gathered(self.rank.detach()), self.max_rank)
 
     def _thaw(self) -> None:
         self.rank.requires_grad_(True)
         self.ranks_whole = False
         self.columns = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.ranks_whole:  # of a copy, for whose gradients no wrapper waits
+            self.rank.requires_grad_(False)
+            hold(self)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.rank_frozen.is_meta and bool(self.rank_frozen) != self.ranks_whole:
+            # An average of models has copied the flag beside ranks that are means, not whole.
+            destination[f"{prefix}rank_frozen"] = torch.full_like(self.rank_frozen, self.ranks_whole)
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -261,7 +280,7 @@ class RAMoELinear(nn.Module):
                 right, expected = value.dtype == torch.bool, torch.bool
             if not right:
                 faults.append(f"{name} is of {value.dtype}, expected {expected}")
-        rank, frozen = (state.get(name, getattr(self, name)).detach() for name in ("rank", "rank_frozen"))
+        rank, frozen = (gathered(state.get(name, getattr(self, name)).detach()) for name in ("rank", "rank_frozen"))
         if not (faults or rank.is_meta or frozen.is_meta):
             fault = _checks.rank_fault(rank, self.max_rank, whole=bool(frozen))
             faults = [fault] if fault else []

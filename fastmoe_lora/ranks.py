@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks
+from ._wrappers import gathered, scattered
 from .layer import RAMoELinear
 
 
@@ -96,9 +97,15 @@ def project_ranks_(model: nn.Module, budget: float | None = None) -> None:
 def freeze_ranks(model: nn.Module, budget: int | None = None) -> None:
     """Rounds all ranks to whole numbers of the same sum (largest remainder), fixes them and compacts the layers.
 
-    ``budget`` is that sum; by default the present one, rounded. Output changes by the rounding alone. Raises ValueError
-    or TypeError, before anything is changed, for a budget that is not a whole number or that no ranks in range have,
-    and for ranks that are not finite or, unless the budget is another sum and they are projected onto it, out of range.
+    ``budget`` is that sum, wherever the ranks are: they are projected onto it first (`project_ranks_`) if they have
+    another one or are out of range. By default it is the present sum, rounded, and the output changes by the rounding
+    alone. Raises ValueError or TypeError, before anything is changed, for a budget that is not a whole number or that
+    no ranks in range have, for ranks that are not finite, and, without a budget, for ranks that are out of range.
+
+    In a training that goes on nothing else has to be done: optimizers leave frozen ranks alone, a compiled model is
+    compiled anew, and wrappers (DDP, FSDP2) go on: in a process group frozen ranks take part in the backward pass, with
+    gradients of zero. Of a sharded model all processes call this. A running average of the model (`AveragedModel`)
+    goes on to average the ranks, and is to be frozen by a call of its own before it is used as a frozen model.
     """
     layers = named_layers(model)
     if budget is not None:
@@ -106,13 +113,15 @@ def freeze_ranks(model: nn.Module, budget: int | None = None) -> None:
         checked_budget(layers, budget)
     ranks, limits = _gather(layers)
     total = float(ranks.sum())
-    if budget is not None and abs(budget - total) > 0.5:
-        ranks = _project(ranks, limits, budget)
-    else:
+    outside = bool(((ranks < 0) | (ranks > limits)).any())
+    if budget is None and outside:
         for name, layer in layers.items():
-            if fault := _checks.rank_fault(layer.rank.detach(), layer.max_rank, whole=False):
+            if fault := _checks.rank_fault(gathered(layer.rank.detach()), layer.max_rank, whole=False):
                 raise ValueError(f"model: layer {name!r}: {fault} (project_ranks_ moves ranks there)")
-    whole = _largest_remainder(ranks, limits, round(total) if budget is None else int(budget))
+    asked = round(total) if budget is None else int(budget)
+    if outside or abs(asked - total) > 0.5:
+        ranks = _project(ranks, limits, asked)
+    whole = _largest_remainder(ranks, limits, asked)
     for layer, part in zip(layers.values(), _split(layers, whole), strict=True):
         layer.fix_ranks_(part)
 
@@ -148,7 +157,7 @@ def rank_report(model: nn.Module) -> RankReport:
     return RankReport(
         RankRow(name, split, tuple(ranks), layer.max_rank, layer.ranks_whole)
         for name, layer in layers.items()
-        for split, ranks in enumerate(layer.rank.detach().tolist())
+        for split, ranks in enumerate(gathered(layer.rank.detach()).tolist())
     )
 
 
@@ -161,13 +170,13 @@ def _check_numbers(layers: Mapping[str, RAMoELinear]) -> None:
 def _gather(layers: dict[str, RAMoELinear]) -> tuple[Tensor, Tensor]:
     """All ranks in one float64 vector, and their upper limits. ValueError naming a rank that is not finite."""
     _check_numbers(layers)
-    ranks = torch.cat([layer.rank.detach().flatten().double() for layer in layers.values()])
+    ranks = torch.cat([gathered(layer.rank.detach()).flatten().double() for layer in layers.values()])
     if not bool(ranks.isfinite().all()):
         for name, layer in layers.items():
-            rank = layer.rank.detach()
+            rank = gathered(layer.rank.detach())
             if fault := _checks.element_fault("rank", rank, rank.isfinite(), "a finite number"):
                 raise ValueError(f"model: layer {name!r}: {fault}")
-    limits = torch.cat([torch.full_like(layer.rank, layer.max_rank).flatten().double() for layer in layers.values()])
+    limits = torch.cat([ranks.new_full((layer.rank.numel(),), layer.max_rank) for layer in layers.values()])
     return ranks, limits
 
 
@@ -178,7 +187,7 @@ def _split(layers: dict[str, RAMoELinear], ranks: Tensor) -> list[Tensor]:
 
 def _assign(layers: dict[str, RAMoELinear], ranks: Tensor) -> None:
     for layer, part in zip(layers.values(), _split(layers, ranks), strict=True):
-        layer.rank.copy_(part)
+        layer.rank.copy_(scattered(part, layer.rank))
 
 
 def _project(ranks: Tensor, limits: Tensor, budget: float) -> Tensor:

@@ -1,5 +1,7 @@
 """The layer under PyTorch's data-parallel wrappers, on two processes of the CPU."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fastmoe_lora import RAMoELinear, load_adapters, save_adapters
+from fastmoe_lora import RAMoELinear, freeze_ranks, load_adapters, rank_report, ranks_frozen, save_adapters
 
 WORLD = 2
 
@@ -77,3 +79,37 @@ def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
 
 def test_ddp_and_fsdp2_average_the_gradients_of_their_parts(tmp_path):
     mp.spawn(worker, (str(tmp_path / "store"),), nprocs=WORLD)
+
+
+def freezing(index: int, file: str) -> None:
+    """Ranks that are frozen in mid-training: the same in one process, in DDP and in FSDP2, and moved no more."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
+    batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
+    static = partial(DistributedDataParallel, static_graph=True)
+    views = partial(DistributedDataParallel, gradient_as_bucket_view=True)
+    unused = partial(DistributedDataParallel, find_unused_parameters=True)
+    outputs, reports = [], []
+    for wrap in (lambda model: model, DistributedDataParallel, static, views, unused, sharded):
+        model = wrap(build())
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+        for step in range(6):
+            if step == 3:
+                freeze_ranks(model)
+                frozen = rank_report(model)
+            mine = batches if len(outputs) == 0 else batches[index]
+            model(mine).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert ranks_frozen(model)
+        assert [row.ranks for row in rank_report(model)] == [row.ranks for row in frozen]
+        reports.append([row.ranks for row in frozen])
+        outputs.append(model(batches).detach())
+    for output, report in zip(outputs, reports, strict=True):
+        assert report == reports[0]
+        torch.testing.assert_close(output, outputs[0], rtol=1e-3, atol=1e-4)
+    dist.destroy_process_group()
+
+
+def test_ranks_freeze_in_mid_training_under_ddp_and_fsdp2(tmp_path):
+    mp.spawn(freezing, (str(tmp_path / "store"),), nprocs=WORLD)

@@ -1,9 +1,12 @@
 import copy
+import io
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastmoe_lora import (
     RAMoELinear,
@@ -77,6 +80,25 @@ def test_freezing_rounds_by_largest_remainder_and_keeps_the_sum(model):
     assert ranks_frozen(model)
     assert not any(layer.rank.requires_grad for _, layer in ramoe_layers(model))
     assert model[0].columns.shape == (3, 16)  # 12 of 48 columns are on
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e6])
+@pytest.mark.parametrize("budget", [0, 1, 22, 90, 159, 160])
+def test_freezing_to_a_budget_gives_whole_ranks_in_range_wherever_they_were(model, budget, scale):
+    for _ in range(5):
+        for _, layer in ramoe_layers(model):
+            layer.rank.data = 4 + scale * torch.randn_like(layer.rank)
+        freeze_ranks(model, budget)
+        assert ranks(model).sum().item() == budget
+        for _, layer in ramoe_layers(model):
+            assert ((layer.rank >= 0) & (layer.rank <= layer.max_rank) & (layer.rank == layer.rank.round())).all()
+
+
+def test_freezing_to_the_present_sum_projects_ranks_that_are_out_of_range(model):
+    model[0].rank.data[0, :2] += torch.tensor([-6.0, 6.0]).double()
+    freeze_ranks(model, 90)
+    assert ranks(model).sum().item() == 90
+    assert ranks(model).min() >= 0
 
 
 @pytest.mark.parametrize("budget", [22, 140])
@@ -239,3 +261,90 @@ def test_budgets_of_other_kinds_of_number_are_taken(model):
     assert ranks(model).sum().item() == pytest.approx(50)
     freeze_ranks(model, np.int64(40))
     assert ranks(model).sum().item() == 40
+
+
+OPTIMIZERS = {
+    "AdamW": partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1),
+    "SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "RMSprop": partial(torch.optim.RMSprop, lr=0.1, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("thawed", [False, True], ids=["frozen", "asked for gradients again"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_running_optimizer_leaves_frozen_ranks_where_they_are(model, optimizer, thawed, set_to_none):
+    stepper, x = OPTIMIZERS[optimizer](model.parameters()), torch.randn(5, 8, dtype=torch.float64)
+    for step in range(6):
+        model(x).square().mean().backward()
+        if step == 2:
+            project_ranks_(model)
+            freeze_ranks(model)  # between backward and step: a gradient is there
+            whole, table = ranks(model).clone(), model[0].columns
+            if thawed:
+                model.requires_grad_(True)
+        before = model[0].lora_A.detach().clone()
+        stepper.step()
+        assert not torch.equal(model[0].lora_A, before)
+        stepper.zero_grad(set_to_none=set_to_none)
+        if step >= 2:
+            assert torch.equal(ranks(model), whole)
+            assert ranks_frozen(model)
+    assert model[0].columns is table
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_a_running_average_goes_through_freezing(model, use_buffers):
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=use_buffers)
+    x = torch.randn(5, 8, dtype=torch.float64)
+    for step in range(4):
+        for _, layer in ramoe_layers(model):
+            nn.init.normal_(layer.lora_A)
+            if step < 2:
+                layer.rank.data = (torch.rand_like(layer.rank) * layer.max_rank / 2).double()
+        if step == 2:
+            freeze_ranks(model)
+        average.update_parameters(model)
+        reference = copy.deepcopy(average.module)
+        for _, layer in ramoe_layers(reference):
+            layer.backend = "reference"
+        torch.testing.assert_close(average(x), reference(x))
+        fresh = copy.deepcopy(average.module)
+        fresh.load_state_dict(average.module.state_dict())  # its ranks are means: they still learn
+        assert torch.equal(fresh(x), average(x))
+        assert not ranks_frozen(fresh)
+    freeze_ranks(average)
+    assert ranks_frozen(average.module)
+    model.load_state_dict(average.module.state_dict())
+    torch.testing.assert_close(model(x), average(x))
+
+
+def test_a_compiled_model_is_compiled_anew_when_its_ranks_are_frozen(model):
+    compiled, x = torch.compile(model, backend="aot_eager"), torch.randn(5, 8, dtype=torch.float64)
+    torch.testing.assert_close(compiled(x), model(x))
+    for _, layer in ramoe_layers(model):
+        layer.rank.data = (torch.rand_like(layer.rank) * layer.max_rank / 2).double()
+    freeze_ranks(compiled)
+    assert ranks_frozen(model)
+    assert model[0].columns is not None
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).sum().backward()
+    assert model[0].rank.grad is None
+
+
+def test_copies_of_a_frozen_model_are_frozen(model):
+    freeze_ranks(model, 30)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    x = torch.randn(5, 8, dtype=torch.float64)
+    for twin in (copy.deepcopy(model), torch.load(stored, weights_only=False)):
+        assert ranks_frozen(twin)
+        assert not twin[0].rank.requires_grad
+        assert torch.equal(twin(x), model(x))
+
+
+def test_the_table_of_active_columns_goes_where_the_layer_goes(model):
+    freeze_ranks(model, 30)
+    assert model.to("meta")(torch.empty(5, 8, dtype=torch.float64, device="meta")).shape == (5, 8)
+    assert model[0].columns.is_meta
