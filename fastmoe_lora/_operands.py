@@ -8,7 +8,7 @@ TypeError, one line that begins with the argument's name and says what it got an
 Shapes: M tokens, K = in_features, N = out_features, S splits, E experts, R maximal rank, P computed columns a split.
 """
 
-from math import inf
+import sys
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 CASTABLE = DTYPES[:3]  # what autocast casts
+_LARGEST = sys.float_info.max
 _NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 _known_columns = WeakIdKeyDictionary()  # table -> (its version, E * R) that its numbers were looked through for
 
@@ -99,10 +100,21 @@ def check_linear(x, weight, bias, autocast) -> None:
         check_dense("bias", bias)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({weight.shape[0]},)")
+    if x.dtype not in DTYPES and not x.is_complex():
+        raise TypeError(f"x: got {x.dtype}, expected one of {DTYPES} or a complex dtype")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None or tensor.dtype == x.dtype or (autocast and {tensor.dtype, x.dtype} <= set(CASTABLE)):
             continue
         raise TypeError(f"{name}: got {tensor.dtype}, expected x's {x.dtype}")
+
+
+def check_linear_backward(grad_y, weight) -> None:
+    """Operands of ``frozen_linear_backward``."""
+    _check_matrix("grad_y", grad_y)
+    _check_place("weight", weight, grad_y)
+    _check_matrix("weight", weight)
+    if grad_y.shape[1] != weight.shape[0]:
+        raise ValueError(f"grad_y: got shape {tuple(grad_y.shape)}, expected {weight.shape[0]} columns (weight's rows)")
 
 
 def check_tensor(name: str, tensor) -> None:
@@ -122,7 +134,7 @@ def check_numbers(top_k, scaling, dropout) -> None:
     for name, value in (("scaling", scaling), ("dropout", dropout)):
         if not isinstance(value, _NUMBERS) or isinstance(value, bool):
             raise TypeError(f"{name}: got {_described(value)}, expected a number")
-    if type(scaling) is float and not -inf < scaling < inf:
+    if type(scaling) in (int, float) and not -_LARGEST <= scaling <= _LARGEST:
         raise ValueError(f"scaling: got {scaling}, expected a finite number")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: got {dropout}, expected 0 to below 1")
@@ -174,6 +186,7 @@ def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
     if columns is not None:
         _check_place("columns", columns, x)
+        check_dense("columns", columns)
         if columns.dim() != 2 or columns.shape[0] != splits or columns.shape[1] == 0:
             expected = f"({splits}, active columns of a split, at least 1)"
             raise ValueError(f"columns: got shape {tuple(columns.shape)}, expected {expected}")
@@ -205,12 +218,12 @@ def _check_choice(gates, router_weight) -> None:
 
 def _check_randomness(dropout, seed, x) -> None:
     if seed is not None:
-        check_tensor("seed", seed)
+        _check_place("seed", seed, x)
+        check_dense("seed", seed)
     if dropout == 0:
         return
     if seed is None:
         raise ValueError("seed: got None, expected a 0-d int64 tensor since dropout > 0")
-    _check_place("seed", seed, x)
     if seed.dtype != torch.int64:
         raise TypeError(f"seed: got {seed.dtype}, expected torch.int64")
     if seed.dim() != 0:

@@ -96,6 +96,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @torch.library.register_fake("fastmoe_lora::frozen_linear_backward", lib=_LIBRARY)
 def _(grad_y: Tensor, weight: Tensor) -> Tensor:
+    _operands.check_linear_backward(grad_y, weight)
     return grad_y.new_empty(grad_y.shape[0], weight.shape[1])
 
 

@@ -53,13 +53,13 @@ def ramoe_linear(
     dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
     backend = backends.resolve(backend, x.device, dtype)
     on_cpu = backend == "cpu"
-    frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, scaling, dropout, seed)
+    frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, float(scaling), float(dropout), seed)
     operands = (x, *frozen, *adapters, diag, gates, router_weight, *rest)
     if on_cpu and ops.is_eager():
         compiled = backends.load("cpu").ramoe_linear
         try:
             y = compiled(x, dtype, autocast, *operands[1:])
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError, OverflowError):
             _operands.check_call(*operands, autocast)  # names an argument that is no tensor
             raise
         if y is not None:
@@ -107,8 +107,8 @@ def _linear(
         *map(_operands.plain, (x.reshape(tokens, x.shape[-1]), weight, bias, lora_A, lora_B, diag.to(precision))),
         *map(_operands.plain, (gates, router_weight, columns)),
         top_k if top_k and top_k < experts else 0,
-        float(scaling),
-        float(dropout),
+        scaling,
+        dropout,
         seed if dropout > 0 else None,
     )
     y = reference.linear(*arguments) if backend == "reference" else ops.linear(*arguments, backend)

@@ -38,8 +38,8 @@ def _check(qkv: Tensor, num_heads: int, mask: Tensor | None) -> None:
     if qkv.dim() != 3 or qkv.shape[2] % (3 * num_heads) or not qkv.shape[2]:
         expected = f"(B, N, 3 * width) with width a multiple of num_heads = {num_heads}"
         raise ValueError(f"qkv: got shape {tuple(qkv.shape)}, expected {expected}")
-    if not qkv.is_floating_point():
-        raise TypeError(f"qkv: got {qkv.dtype}, expected a floating-point dtype")
+    if qkv.dtype not in _operands.DTYPES:
+        raise TypeError(f"qkv: got {qkv.dtype}, expected one of {_operands.DTYPES}")
     if mask is None:
         return
     _operands.check_dense("mask", mask)
