@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from . import _checks, _operands
 from ._frozen_ranks import hold, still
+from ._settings import rank_window, settings, settings_fault
 from ._wrappers import gathered, scattered
 from .backends import NAMES
 from .diagonal import INTERPOLATIONS, interpolate
 from .dropout import new_seed
 from .functional import ramoe_linear
-from .routing import route
-
-ROUTERS = ("token", "sample", None)
+from .routing import ROUTERS, route
 
 
 class RAMoELinear(nn.Module):
@@ -40,9 +39,12 @@ class RAMoELinear(nn.Module):
     16 bits are too coarse to learn them in. Sizes of zero work as in ``nn.Linear``. Raises ValueError or TypeError
     naming the argument that is wrong.
 
-    ``load_state_dict`` reports, as torch reports its errors, ranks outside [0, max_rank], frozen ranks that are not
-    whole, and integers for numbers. A layer with any of these, or with a tensor of another shape, stays as it was;
-    the other layers of a model are loaded all the same, which is torch's way.
+    The state dict holds beside them ``rank_frozen`` and, as ``_extra_state``, the options that decide what the numbers
+    mean: ``rank_window`` is loaded, as it changes while ranks are learned, and another router, top_k, scaling, dropout
+    or, unless the ranks are frozen, interpolation is refused. State dicts of earlier releases lack it, and load.
+    ``load_state_dict`` reports, as torch reports its errors, such options, ranks outside [0, max_rank], frozen ranks
+    that are not whole, and integers for numbers. A layer with any of these, or with a tensor of another shape, stays as
+    it was; the other layers of a model are loaded all the same, which is torch's way.
     """
 
     ranks_whole = False  # ranks are whole and fixed; follows `rank_frozen`, without a look at the device
@@ -254,25 +256,38 @@ class RAMoELinear(nn.Module):
             # An average of models has copied the flag beside ranks that are means, not whole.
             destination[f"{prefix}rank_frozen"] = torch.full_like(self.rank_frozen, self.ranks_whole)
 
+    def get_extra_state(self) -> Tensor:
+        return settings(self)
+
+    def options_fault(self, state: Any, frozen: bool) -> str | None:
+        """What is wrong with an ``_extra_state`` for this layer, None if nothing; ``frozen``: the ranks beside it."""
+        return settings_fault(self, state, frozen)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.rank_window = rank_window(state)
+
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ) -> None:
         mine = {**dict(self.named_parameters()), "rank_frozen": self.rank_frozen}
         given = {name: state_dict[prefix + name] for name in mine if prefix + name in state_dict}
         fitting = {name: value for name, value in given.items() if _fits(value, mine[name])}
-        faults = self._state_faults(fitting)
+        options = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())  # earlier releases wrote none
+        faults = self._state_faults(fitting, options)
         error_msgs.extend(f"{prefix}{fault}." for fault in faults)
         refused = bool(faults) or len(fitting) < len(given)
         if refused:  # torch goes on, reports what does not fit and copies the rest: what is here already
             state_dict.update({prefix + name: mine[name] for name in fitting})
+            state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if not (refused or self.rank.is_meta):
             self._compact()
 
-    def _state_faults(self, state: dict[str, Tensor]) -> list[str]:
-        """What no layer of these shapes can have: integers for numbers, ranks out of range or frozen and not whole."""
+    def _state_faults(self, state: dict[str, Tensor], options: Any) -> list[str]:
+        """What this layer cannot have: integers for numbers, ranks out of range or frozen and not whole, and options
+        that give the numbers another meaning."""
         faults = []
         for name, value in state.items():
             right, expected = value.is_floating_point(), "floating-point numbers"
@@ -284,7 +299,8 @@ class RAMoELinear(nn.Module):
         if not (faults or rank.is_meta or frozen.is_meta):
             fault = _checks.rank_fault(rank, self.max_rank, whole=bool(frozen))
             faults = [fault] if fault else []
-        return faults
+        fault = None if frozen.is_meta else self.options_fault(options, bool(frozen))
+        return [*faults, fault] if fault else faults
 
     def _apply(self, fn, recurse: bool = True) -> Self:
         ranks = self.rank.detach()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+ROUTERS = ("token", "sample", None)
+
 
 def route(logits: Tensor, top_k: int = 0) -> Tensor:
     """Softmax over the experts, ``(..., E) -> (..., E)``; with ``top_k > 0`` over the ``top_k`` largest logits alone.

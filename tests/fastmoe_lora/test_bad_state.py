@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastmoe_lora import RAMoELinear, freeze_ranks, rank_report, ranks_frozen
+from fastmoe_lora import RAMoELinear, freeze_ranks, rank_report, ranks_frozen, set_rank_window
 
 NAN, INF = float("nan"), float("inf")
 State = dict[str, Tensor]
 
 
-def make(frozen: bool = False) -> nn.Sequential:
-    model = nn.Sequential(*(RAMoELinear(10, 12, num_experts=3, init_rank=2.0, backend="packed") for _ in range(2)))
+def make(frozen: bool = False, **options: Any) -> nn.Sequential:
+    options = {"num_experts": 3, "init_rank": 2.0, "backend": "packed"} | options
+    model = nn.Sequential(*(RAMoELinear(10, 12, **options) for _ in range(2)))
     for layer in model:
         nn.init.normal_(layer.lora_B)
         layer.rank.data += torch.tensor([[0.0, 1.0, -1.0]])
@@ -26,7 +27,11 @@ def make(frozen: bool = False) -> nn.Sequential:
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
     state = [*module.named_parameters(), *module.named_buffers()]
-    return {name: (id(t), t.requires_grad, t.detach().clone().numpy().tobytes()) for name, t in state}
+    state += [(key, value) for key, value in module.state_dict().items() if key.endswith("_extra_state")]
+    return {
+        name: (name.endswith("_extra_state") or id(t), t.requires_grad, t.detach().clone().numpy().tobytes())
+        for name, t in state
+    }
 
 
 def put(state: State, prefix: str, key: str, index: tuple[int, ...], value: float) -> None:
@@ -59,6 +64,25 @@ def faults() -> Iterator[tuple[str, Callable[[State, str], None], str]]:
     for dtype in (torch.float32, torch.int64):
         change = partial(replace, key="rank_frozen", change=lambda value, dtype=dtype: value.to(dtype))
         yield f"rank_frozen {dtype}", change, f"rank_frozen is of {dtype}, expected torch.bool"
+    values = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64)  # those of `make`
+    others = {
+        "router_kind": (0, {1: "'sample'", 2: "None", 3: "3.0", NAN: "nan"}),
+        "top_k": (1, {2: "2", 0.5: "0.5", INF: "inf"}),
+        "scaling": (2, {2: "2.0", NAN: "nan", -1: "-1.0"}),
+        "dropout": (3, {0.25: "0.25", NAN: "nan"}),
+        "rank_window": (5, {0: "0.0", -1: "-1.0", INF: "inf", NAN: "nan"}),
+    }
+    for key, (index, wrong) in others.items():
+        for value, shown in wrong.items():
+            bits = values.index_fill(0, torch.tensor(index), value).view(torch.int64)
+            yield f"{key} {value}", partial(write, key="_extra_state", value=bits), f"{key} is {shown}, "
+    nothings = {"float": values, "short": values.view(torch.int64)[:5], "text": "linear", "none": None, "dict": {}}
+    for name, value in nothings.items():
+        yield f"options {name}", partial(write, key="_extra_state", value=value), "_extra_state is "
+
+
+def write(state: State, prefix: str, key: str, value: Any) -> None:
+    state[prefix + key] = value
 
 
 FAULTS = list(faults())
@@ -122,3 +146,52 @@ def test_a_layer_on_meta_takes_a_state_by_assignment():
     bad["0.rank"] = bad["0.rank"] + 0.5
     with pytest.raises(RuntimeError, match=r"0\.rank\[0, 0\] is 2\.5, expected a whole number"):
         make().to("meta").load_state_dict(bad, assign=True)
+
+
+OPTIONS = {
+    "router_kind": ({"router": "sample"}, "'sample', the layer has 'token'"),
+    "top_k": ({"top_k": 2}, "2, the layer has None"),
+    "scaling": ({"scaling": 0.1}, "0.1, the layer has 1.0"),
+    "dropout": ({"dropout": 0.25}, "0.25, the layer has 0.0"),
+    "interpolation": ({"interpolation": "as_printed"}, "'as_printed', the layer has 'linear'"),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_changes_what_the_numbers_mean_is_refused_by_name(option):
+    options, message = OPTIONS[option]
+    state, model = make(**options).state_dict(), make()
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match=rf"0\.{option} is {message}"):
+        model.load_state_dict(state)
+    assert snapshot(model) == before
+    make(**options).load_state_dict(state)
+
+
+@pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16, torch.float64])
+def test_options_survive_a_cast_of_the_numbers(cast):
+    options = {"scaling": 0.1, "dropout": 1 / 3, "top_k": 2}
+    state = {
+        key: value.to(cast) if value.is_floating_point() else value
+        for key, value in make(**options).state_dict().items()
+    }
+    make(**options).load_state_dict(state)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_of_earlier_releases_has_no_options_and_loads(strict):
+    model, other = make(), make(interpolation="sampled", top_k=2)
+    set_rank_window(other, 2.0)
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
+    assert other.load_state_dict(state, strict=strict) == ([], [])
+    assert torch.equal(other[1].lora_B, model[1].lora_B)
+    assert other[0].rank_window == 2.0
+
+
+def test_the_rank_window_is_loaded():
+    model, other = make(interpolation="sampled"), make(interpolation="sampled")
+    set_rank_window(model, 2.5)
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(2, 10)
+    assert torch.equal(other.eval()[0](x), model.eval()[0](x))
+    assert [layer.rank_window for layer in other] == [2.5, 2.5]

@@ -172,6 +172,8 @@ class UniSTD(nn.Module):
             )
         own = self.state_dict()
         for key, value in own.items():
+            if key.endswith("._extra_state"):  # options: the layers compare them, where there are any
+                continue
             if key not in state:
                 raise ValueError(f"state_dict of another architecture: it has no {key!r}")
             if state[key].shape != value.shape:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from fastmoe_lora import RankOptimizer
+from fastmoe_lora import RAMoELinear, RankOptimizer
 from unistd.messages import shown
 from unistd.model import UniSTD
 from unistd.training.checkpoint import CheckpointError
@@ -64,6 +64,7 @@ def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source:
     for name, layer in model.ramoe_layers().items():
         expected[f"{name}.rank_frozen"] = torch.tensor(frozen)
         expected[f"{name}.rank"] = _ranks(layer.rank, layer.max_rank, frozen)
+        expected[f"{name}._extra_state"] = Maybe(partial(_options, layer, frozen))  # not of earlier releases
     compare(state["model"], expected, "model", _damaged(source))
 
 
@@ -116,6 +117,10 @@ def _ranks(expected: Tensor, max_rank: int, frozen: bool) -> Callable[[Any], str
         return words
 
     return fault
+
+
+def _options(layer: RAMoELinear, frozen: bool, value: Any) -> str | None:
+    return f"the options of this run's layers ({fault})" if (fault := layer.options_fault(value, frozen)) else None
 
 
 def _moments(optimizer: Optimizer, seen: Callable[[Tensor], bool], steps: int) -> dict[int, Any]:

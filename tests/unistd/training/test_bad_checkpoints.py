@@ -81,12 +81,14 @@ def test_file_that_was_cut_short_or_continued_is_found(tmp_path, whole):
             load_checkpoint(path)
 
 
-def test_earlier_releases_have_no_checksum(run, whole, capsys):
+def test_earlier_releases_have_no_checksum_and_no_options_of_layers(run, whole, capsys):
     run.checkpoint.write_bytes(without_checksum(whole))
     state = load_checkpoint(run.checkpoint)
     assert state["step"] == STEPS
     for key in ("log", "sources"):
         del state[key]
+    for key in [key for key in state["model"] if key.endswith("._extra_state")]:
+        del state["model"][key]
     with run.checkpoint.open("wb") as file:
         torch.save(state, file)
     run.report.unlink()
@@ -181,6 +183,9 @@ MODEL = {
     "rank below 0": (put(fill(-3.0), "model", f"{QKV}.rank"), f"{QKV}.rank"),
     "frozen rank of 2.5": (put(fill(2.5), "model", f"{QKV}.rank"), f"{QKV}.rank"),
     "ranks not frozen": (put(torch.tensor(False), "model", f"{QKV}.rank_frozen"), f"{QKV}.rank_frozen"),
+    "options of no layer": (put(torch.zeros(6, dtype=torch.int64), "model", f"{QKV}._extra_state"), "scaling is 0.0"),
+    "options of another kind": (put(torch.zeros(6), "model", f"{QKV}._extra_state"), f"{QKV}._extra_state"),
+    "options are text": (put("linear", "model", f"{QKV}._extra_state"), f"{QKV}._extra_state"),
     "frozen is a float": (put(torch.tensor(1.0), "model", f"{QKV}.rank_frozen"), f"{QKV}.rank_frozen"),
     "no optimizer": (drop("optimizer"), "'optimizer'"),
     "no random": (drop("random"), "'random'"),
