@@ -1,7 +1,7 @@
 """fastmoe_lora: linear layers with routed low-rank experts whose ranks are learned (RA-MoE), fast on GPUs and CPUs."""
 
 from .adapt import adapt, trainable_parameters
-from .attention import RAMoESelfAttention
+from .attention import RAMoECrossAttention, RAMoESelfAttention
 from .backends import backends
 from .diagonal import rank_diagonal
 from .frozen_linear import FrozenLinear, frozen_linear
@@ -24,6 +24,7 @@ from .self_attention import self_attention
 
 __all__ = [
     "FrozenLinear",
+    "RAMoECrossAttention",
     "RAMoELinear",
     "RAMoESelfAttention",
     "RankOptimizer",

@@ -9,7 +9,7 @@ from torch import nn
 from . import _checks
 from ._fused_paths import layer_calls
 from ._weight_reads import weight_reads
-from .attention import RAMoESelfAttention
+from .attention import attention_class
 from .layer import RAMoELinear
 from .ranks import ramoe_layers
 
@@ -19,13 +19,13 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
 
     Adapters that it has already go on learning. ``rules`` maps a pattern over module names (shell style:
     ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the first pattern that matches a name decides. ``nn.Linear``
-    becomes `RAMoELinear`; ``nn.MultiheadAttention`` (as in open_clip), which never calls its projections, becomes
-    `RAMoESelfAttention` as a whole. A module that the model has under several names is replaced by one module under all
-    of those that match. Fused paths that read weights instead of calling layers are switched off around adapted layers
-    where the module has a switch (PyTorch's encoders in inference; timm's BEiT, EVA and Swin v2). Raises ValueError or
-    TypeError for a pattern that matches neither or decides nothing, and naming the module whose options are wrong or
-    whose weight the code of a module around it reads; nothing is changed then. What that search cannot see,
-    `check_adapters` does.
+    becomes `RAMoELinear`; ``nn.MultiheadAttention``, which never calls its projections, becomes `RAMoESelfAttention` as
+    a whole (`RAMoECrossAttention` with a kdim or vdim of its own). A module that the model has under several names is
+    replaced by one module under all of those that match. Fused paths that read weights instead of calling layers are
+    switched off around adapted layers where the module has a switch (PyTorch's encoders in inference; timm's BEiT, EVA
+    and Swin v2). Raises ValueError or TypeError for a pattern that matches neither or decides nothing, and naming the
+    module whose options are wrong or whose weight the code of a module around it reads; nothing is changed then. What
+    that search cannot see, `check_adapters` does.
     """
     _checks.model(model)
     _check_rules(rules)
@@ -79,7 +79,7 @@ def _adapters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    kind = RAMoELinear if isinstance(module, nn.Linear) else RAMoESelfAttention
+    kind = RAMoELinear if isinstance(module, nn.Linear) else attention_class(module)
     try:
         return kind.sharing(module, **options)
     except (TypeError, ValueError) as error:

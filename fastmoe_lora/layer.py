@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -149,37 +150,56 @@ class RAMoELinear(nn.Module):
         if self.router is not None:
             nn.init.normal_(self.router.weight, std=0.02)
 
-    def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
-        """``x (..., in_features)``; ``gates (..., S, E)``, broadcastable to x's leading shape, replace the router's."""
+    def forward(self, x: Tensor, gates: Tensor | None = None, part: tuple[int, int] | None = None) -> Tensor:
+        """``x (..., in_features)``; ``gates (..., S, E)``, broadcastable to x's leading shape, replace the router's.
+
+        ``part = (first, last)`` computes splits first to last - 1 alone, of which the gates are then to be.
+        """
         _operands.check_tensor("x", x)
+        if part is not None:
+            self._check_part(part)
         if gates is None and self.router_kind is None:
             raise ValueError(
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
             )
-        router_weight = None
+        tensors = (self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal())
+        router_weight, columns = None, self.columns
         if gates is None and self.router_kind == "token":
             router_weight = self.router.weight
         elif gates is None:
-            gates = self.router_gates(x)
+            gates = self.router_gates(x) if part is None else self.router_gates(x)[..., slice(*part), :]
+        if part is not None:
+            *tensors, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
         dropout = self.dropout if self.training else 0.0
         if self.columns is not None and self.columns.device != x.device:
             self.columns = self.columns.to(self.lora_A.device)
         return ramoe_linear(
             x,
-            self.weight,
-            self.bias,
-            self.lora_A,
-            self.lora_B,
-            self._diagonal(),
+            *tensors,
             gates=gates,
             router_weight=router_weight,
-            columns=self.columns,
+            columns=columns,
             top_k=self.top_k,
             scaling=self.scaling,
             dropout=dropout,
             seed=new_seed(x.device) if dropout > 0 else None,
             backend=self.backend,
         )
+
+    def _check_part(self, part: Any) -> None:
+        if not (isinstance(part, tuple) and len(part) == 2 and all(type(end) is int for end in part)):
+            raise TypeError(f"part: got {_checks.shown(part)}, expected (first, last), two whole numbers")
+        if not 0 <= part[0] < part[1] <= self.splits:
+            raise ValueError(f"part: got {part}, expected 0 <= first < last <= splits = {self.splits}")
+
+    def _of_part(self, part, weight, bias, lora_A, lora_B, diag, router_weight, columns) -> Iterator[Tensor | None]:
+        """Views of what belongs to these splits; the packed copy of a weight's view is kept as a weight's own is."""
+        first, last = part
+        outputs = self.out_features // self.splits
+        tensors = (weight, bias, lora_A, lora_B, diag, router_weight, columns)
+        rows = (outputs, outputs, 1, 1, 1, self.num_experts, 1)
+        for tensor, of_split in zip(tensors, rows, strict=True):
+            yield None if tensor is None else tensor[first * of_split : last * of_split]
 
     def router_gates(self, x: Tensor) -> Tensor:
         """The router's gates for ``x (..., in)``: (..., S, E), float32; per sample (..., 1, S, E) from (..., N, in)."""

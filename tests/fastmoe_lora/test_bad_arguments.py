@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 
 import fastmoe_lora
 from fastmoe_lora import (
+    RAMoECrossAttention,
     RAMoELinear,
     RAMoESelfAttention,
     RankOptimizer,
@@ -147,7 +148,6 @@ def bad_attentions() -> dict[str, Callable[[], Any]]:
         "kdim": lambda: nn.MultiheadAttention(8, 2, kdim=4),
         "add_bias_kv": lambda: nn.MultiheadAttention(8, 2, add_bias_kv=True),
         "add_zero_attn": lambda: nn.MultiheadAttention(8, 2, add_zero_attn=True),
-        "dropout": lambda: nn.MultiheadAttention(8, 2, dropout=0.1),
     }
 
 
@@ -194,19 +194,31 @@ def attention() -> Iterator[Case]:
     yield from each("RAMoESelfAttention", partial(module, name="num_heads"), "num_heads", [*NO_SIZE, 3, 16])
     yield from each("RAMoESelfAttention", partial(module, name="batch_first"), "batch_first", NO_BOOL)
 
+    yield from each("RAMoESelfAttention", partial(module, name="dropout"), "dropout", [*NO_NUMBER, -0.1, 1.5])
+    no_router = [RAMoELinear(8, 24, splits=3, router=None)]
+    yield from each("RAMoESelfAttention", partial(module, name="qkv"), "qkv", no_router)
+
+    def cross(model, value, name):
+        layers = {"q": RAMoELinear(8, 8), "k": RAMoELinear(6, 8), "v": RAMoELinear(4, 8), "proj": RAMoELinear(8, 8)}
+        return RAMoECrossAttention(**{**layers, "num_heads": 2, "batch_first": True, name: value})
+
+    for name in ("q", "k", "v", "proj"):
+        layers = [None, nn.Linear(8, 8), RAMoELinear(8, 12), RAMoELinear(8, 8, router=None)]
+        yield from each("RAMoECrossAttention", partial(cross, name=name), name, layers)
+    yield from each("RAMoECrossAttention", partial(cross, name="num_heads"), "num_heads", [*NO_SIZE, 3, 16])
+
     def call(model, value, name="query"):
         x = torch.randn(2, 5, 8)
         arguments = {"query": x, "key": x, "value": x, "need_weights": False}
         arguments |= dict.fromkeys(("query", "key", "value"), value) if name == "query" else {name: value}
         return module(model, True, "batch_first")(**arguments)
 
-    yield from each("attention", call, "query", [None, 3, torch.ones(8), torch.ones(5, 8), torch.ones(1, 1, 5, 8)])
+    yield from each("attention", call, "query", [None, 3, torch.ones(8), torch.ones(5, 9), torch.ones(1, 1, 5, 8)])
     yield from each(
         "attention", partial(call, name="attn_mask"), "attn_mask", [1, "causal", torch.ones(5, 5, dtype=int)]
     )
-    yield from each("attention", partial(call, name="key"), "attention", [torch.ones(2, 5, 8), None])
-    yield from each("attention", partial(call, name="need_weights"), "attention", [True])
-    yield from each("attention", partial(call, name="key_padding_mask"), "attention", [torch.ones(2, 5).bool()])
+    yield from each("attention", partial(call, name="key"), "key", [torch.ones(2, 5, 9), torch.ones(5, 8), None])
+    yield from each("attention", partial(call, name="key_padding_mask"), "key_padding_mask", [torch.ones(5, 2).bool()])
 
 
 def of_layer() -> Iterator[Case]:
