@@ -248,7 +248,7 @@ def of_model() -> Iterator[Case]:
         "freeze_ranks": freeze_ranks,
         "set_rank_window": lambda model: set_rank_window(model, 2.0),
         "RankOptimizer": RankOptimizer,
-        "save_adapters": lambda model: save_adapters(model, "/nowhere/adapters"),
+        "save_adapters": lambda model: save_adapters(model, "/nowhere/adapters", also=()),
         "load_adapters": lambda model: load_adapters(model, "/nowhere/adapters"),
         "adapt": lambda model: adapt(model, {"*": {}}),
         "check_adapters": lambda model: check_adapters(model, torch.ones(2, 2)),
@@ -309,7 +309,7 @@ def broken_ranks() -> Iterator[Case]:
         "freeze_ranks": freeze_ranks,
         "freeze_ranks to 20": lambda model: freeze_ranks(model, 20),
         "RankOptimizer.step": step,
-        "save_adapters": lambda model: save_adapters(model, "/nowhere/adapters"),
+        "save_adapters": lambda model: save_adapters(model, "/nowhere/adapters", also=()),
     }
     faults = dict.fromkeys(functions, (NAN, INF, -INF))
     for name in ("freeze_ranks", "save_adapters"):
