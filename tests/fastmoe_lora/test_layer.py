@@ -50,7 +50,9 @@ def test_sampled_ranks_are_drawn_in_training_only():
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     expected = RAMoELinear(8, 8, backend="packed", dtype=torch.float64)
-    expected.load_state_dict(layer.state_dict())
+    state = layer.state_dict()
+    del state["_extra_state"]  # that it is of another interpolation
+    expected.load_state_dict(state, strict=False)
     assert torch.equal(layer(x), expected(x))
 
 
