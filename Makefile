@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-faults lint setup bench bench-cpu aot aot-oldest gpu-check clean
+.PHONY: demo test test-faults fuzz lint setup bench bench-cpu aot aot-oldest gpu-check clean
 
 # Starts the run, or goes on with one that was stopped.
 demo: setup

@@ -43,7 +43,7 @@ setup(
     install_requires=["torch>=2.11", "safetensors>=0.4"],
     extras_require={
         "unistd": [
-            "filelock>=3.16",
+            "filelock>=4",
             "h5py>=3.10",
             "huggingface_hub>=0.24",
             "jinja2>=3",
