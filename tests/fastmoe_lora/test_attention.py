@@ -146,6 +146,23 @@ def test_a_part_of_the_fused_projection_is_what_the_whole_has_there(options, fro
     torch.testing.assert_close(model["attn"](query, key, value)[0], proj(plain(*parts)[0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["learning", "frozen"])
+@pytest.mark.parametrize("part", [(0, 1), (1, 3), (2, 3)], ids=str)
+def test_a_part_of_the_splits_and_its_gradients_on_the_backend_of_this_machine(part, frozen, dtype):
+    layer = RAMoELinear(32, 96, splits=3, num_experts=3, dtype=dtype).freeze_base_()
+    nn.init.normal_(layer.lora_B)
+    if frozen:
+        layer.fix_ranks_(torch.tensor([[0, 3, 8], [1, 1, 1], [5, 0, 2]]))
+    x, columns = torch.randn(2, 7, 32, dtype=dtype), slice(32 * part[0], 32 * part[1])
+    learning = (layer.lora_A, layer.lora_B, layer.router.weight)
+    outputs = [layer(x, part=part), layer(x)[..., columns]]
+    gradients = [torch.autograd.grad(y.float().square().sum(), learning) for y in outputs]
+    near = {"rtol": 0.05, "atol": 0.5} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-3}
+    torch.testing.assert_close(*outputs, **near)
+    torch.testing.assert_close(*gradients, **near)
+
+
 @pytest.mark.parametrize("part", [(0, 4), (1, 1), (2, 1), (-1, 1), 1, [0, 1], (0, 1, 2), (0.0, 1), (True, 2), "01"])
 def test_a_part_that_no_layer_has_is_named(part):
     layer = RAMoELinear(8, 24, splits=3, router="sample")
