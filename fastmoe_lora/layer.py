@@ -163,6 +163,8 @@ class RAMoELinear(nn.Module):
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
             )
         tensors = (self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal())
+        if self.columns is not None and self.columns.device != x.device:
+            self.columns = self.columns.to(self.lora_A.device)
         router_weight, columns = None, self.columns
         if gates is None and self.router_kind == "token":
             router_weight = self.router.weight
@@ -171,8 +173,6 @@ class RAMoELinear(nn.Module):
         if part is not None:
             *tensors, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
         dropout = self.dropout if self.training else 0.0
-        if self.columns is not None and self.columns.device != x.device:
-            self.columns = self.columns.to(self.lora_A.device)
         return ramoe_linear(
             x,
             *tensors,

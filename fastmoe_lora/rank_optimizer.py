@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import _checks
+from ._wrappers import gathered
 from .ranks import checked_budget, named_layers, project_ranks_
 
 
@@ -47,8 +48,10 @@ class RankOptimizer(Optimizer):
             learning = [rank for rank in group["params"] if rank.grad is not None and rank.requires_grad]
             if not learning:
                 continue
-            gradients = torch.cat([rank.grad.flatten() for rank in learning])
-            if not bool(torch.cat([gradients, *(rank.flatten() for rank in learning)]).isfinite().all()):
+            gradients = torch.cat([gathered(rank.grad).flatten() for rank in learning])
+            if not bool(
+                torch.cat([gradients, *(gathered(rank.detach()).flatten() for rank in learning)]).isfinite().all()
+            ):
                 self._name_fault(learning)
             fast, slow = group["betas"]
             shared = self.state[group["params"][0]]
@@ -68,5 +71,6 @@ class RankOptimizer(Optimizer):
         """Raises ValueError naming the first gradient or rank that is not a finite number."""
         for rank in ranks:
             for what, values in (("rank.grad", rank.grad), ("rank", rank)):
+                values = gathered(values.detach())
                 if fault := _checks.element_fault(what, values, values.isfinite(), "a finite number"):
                     raise ValueError(f"model: layer {self._names[rank]!r}: {fault}")

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fastmoe_lora import RAMoELinear, freeze_ranks, load_adapters, rank_report, ranks_frozen, save_adapters
+from fastmoe_lora import (
+    RAMoELinear,
+    RankOptimizer,
+    freeze_ranks,
+    load_adapters,
+    rank_report,
+    ranks_frozen,
+    save_adapters,
+)
 
 WORLD = 2
 
@@ -79,6 +87,30 @@ def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
 
 def test_ddp_and_fsdp2_average_the_gradients_of_their_parts(tmp_path):
     mp.spawn(worker, (str(tmp_path / "store"),), nprocs=WORLD)
+
+
+def learning(index: int, file: str) -> None:
+    """Ranks that learn: the same in one process, in DDP and in FSDP2."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
+    batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
+    whole = None
+    for wrap in (lambda model: model, DistributedDataParallel, sharded):
+        model = wrap(build())
+        optimizer = RankOptimizer(model, lr=0.1)
+        for _ in range(3):
+            model(batches if whole is None else batches[index]).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ranks = torch.tensor([row.ranks for row in rank_report(model)])
+        whole = ranks if whole is None else whole
+        torch.testing.assert_close(ranks, whole, rtol=1e-4, atol=1e-4)
+        assert not (ranks == 4.5).any()
+    dist.destroy_process_group()
+
+
+def test_ranks_learn_alike_under_ddp_and_fsdp2(tmp_path):
+    mp.spawn(learning, (str(tmp_path / "store"),), nprocs=WORLD)
 
 
 def freezing(index: int, file: str) -> None:
