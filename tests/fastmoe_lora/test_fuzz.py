@@ -112,9 +112,10 @@ def run(function, arguments: dict, trained: Sequence[str]) -> list[Tensor]:
 
 
 def doubled(arguments: dict) -> dict:
+    made = {name: float(value) if name == "scaling" else value for name, value in arguments.items()}
     return {
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in arguments.items()
+        for name, value in made.items()
     }
 
 
