@@ -26,6 +26,7 @@ def check_call(
     x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, autocast
 ) -> None:
     """Arguments of `ramoe_linear`. ``autocast``: x and all parameters will be cast."""
+    _check_numbers(top_k, scaling, dropout)
     _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
     splits, experts, max_rank, _ = lora_A.shape
     if autocast:
@@ -57,7 +58,7 @@ def check_forward(
     """Operands of ``ramoe_forward``. ``masters``: weight and bias may be float32 whatever x is."""
     _check_matrix("x", x)
     _check_operands(x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, dropout, seed, masters)
-    check_numbers(top_k or None, scaling, dropout)
+    _check_numbers(top_k or None, scaling, dropout)
     _check_choice(gates, router_weight)
     experts = lora_A.shape[1]
     if not 0 <= top_k <= experts:
@@ -71,7 +72,7 @@ def check_backward(
     """Operands of ``ramoe_backward``."""
     _check_matrix("x", x)
     _check_operands(x, weight, None, lora_A, lora_B, diag, gates, router_weight, columns, dropout, seed, masters)
-    check_numbers(None, scaling, dropout)
+    _check_numbers(None, scaling, dropout)
     splits, experts, max_rank, _ = lora_A.shape
     width = experts * max_rank if columns is None else columns.shape[1]
     _check_exact("grad_y", grad_y, (x.shape[0], weight.shape[0]), x.dtype, x)
@@ -127,7 +128,7 @@ def plain(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous().resolve_neg()
 
 
-def check_numbers(top_k, scaling, dropout) -> None:
+def _check_numbers(top_k, scaling, dropout) -> None:
     """That these are numbers, and in the range that does not depend on anything else."""
     if top_k is not None and (not isinstance(top_k, (int, torch.SymInt)) or isinstance(top_k, bool)):
         raise TypeError(f"top_k: got {top_k!r}, expected a whole number or None")

@@ -42,29 +42,27 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     Raises ValueError or TypeError naming the argument, what it got and what it wants.
     """
     _operands.check_tensor("x", x)
-    autocast = x.dtype != torch.float64 and is_autocast(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
-    packed = _is_packed(x, weight, bias, dtype, autocast)
-    if packed and is_eager() and (y := load("cpu").frozen_linear(x, dtype, autocast, weight, bias)) is not None:
-        return y
+    device_type = x.device.type
+    autocast = is_autocast(device_type) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
+    on_cpu = device_type == "cpu" and dtype in _operands.CASTABLE and resolve("auto", x.device, dtype) == "cpu"
+    if on_cpu and is_eager():
+        try:
+            y = load("cpu").frozen_linear(x, dtype, autocast, weight, bias)
+        except (RuntimeError, TypeError):
+            _operands.check_linear(x, weight, bias, autocast)  # names an argument that is no tensor
+            raise
+        if y is not None:
+            return y
     _operands.check_linear(x, weight, bias, autocast)
-    if not packed or not x.numel() or not weight.numel():
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    if not (on_cpu and frozen and x.numel() and weight.numel()):
         return F.linear(x, weight, bias)
     rows = x.to(dtype).reshape(-1, x.shape[-1])
+    if autocast:
+        weight, bias = (p if p is None or p.dtype == torch.float32 else p.to(dtype) for p in (weight, bias))
     y = torch.ops.fastmoe_lora.frozen_linear(*map(_operands.plain, (rows, weight, bias)))
     return y.view(*x.shape[:-1], weight.shape[0])
-
-
-def _is_packed(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, autocast: bool) -> bool:
-    """Whether the "cpu" backend serves it, if it is right."""
-    for parameter in (weight, bias):
-        if parameter is None and parameter is bias:
-            continue
-        if not isinstance(parameter, Tensor) or parameter.requires_grad or parameter.layout is not torch.strided:
-            return False
-        if parameter.dtype != dtype and not (autocast and parameter.dtype == torch.float32):
-            return False
-    return x.device.type == "cpu" and dtype in _operands.CASTABLE and resolve("auto", x.device, dtype) == "cpu"
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -48,20 +48,22 @@ def ramoe_linear(
     Returns (..., N) in x's dtype. Raises ValueError or TypeError naming the argument, what it got and what it wants.
     """
     _operands.check_tensor("x", x)
-    _operands.check_numbers(top_k, scaling, dropout)
-    autocast = x.dtype != torch.float64 and ops.is_autocast(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    device_type = x.device.type
+    autocast = ops.is_autocast(device_type) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
     backend = backends.resolve(backend, x.device, dtype)
     on_cpu = backend == "cpu"
-    frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, float(scaling), float(dropout), seed)
+    frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, scaling, dropout, seed)
     operands = (x, *frozen, *adapters, diag, gates, router_weight, *rest)
-    if on_cpu and ops.is_eager():
+    if on_cpu and ops.is_eager() and not _has_truths(top_k, scaling, dropout):
         compiled = backends.load("cpu").ramoe_linear
         try:
             y = compiled(x, dtype, autocast, *operands[1:])
-        except (RuntimeError, TypeError, OverflowError):
-            _operands.check_call(*operands, autocast)  # names an argument that is no tensor
+        except (RuntimeError, TypeError):
+            _operands.check_call(*operands, autocast)  # names an argument that is no tensor or number
             raise
+        except OverflowError:  # a whole number that C++ has no room for
+            y = None
         if y is not None:
             return y
     _operands.check_call(*operands, autocast)
@@ -71,6 +73,11 @@ def ramoe_linear(
         frozen = (_to_master(p, dtype, on_cpu) for p in frozen)
         *adapters, router_weight = (_to_master(p, dtype) for p in (*adapters, router_weight))
         return _linear(x.to(dtype), *frozen, *adapters, diag, gates, router_weight, *rest, backend)
+
+
+def _has_truths(top_k, scaling, dropout) -> bool:
+    """Whether one of the numbers is True or False, which C++ would take for 1 or 0."""
+    return top_k.__class__ is bool or scaling.__class__ is bool or dropout.__class__ is bool
 
 
 def _to_master(parameter: Tensor | None, dtype: torch.dtype, masters: bool = True) -> Tensor | None:
@@ -107,8 +114,8 @@ def _linear(
         *map(_operands.plain, (x.reshape(tokens, x.shape[-1]), weight, bias, lora_A, lora_B, diag.to(precision))),
         *map(_operands.plain, (gates, router_weight, columns)),
         top_k if top_k and top_k < experts else 0,
-        scaling,
-        dropout,
+        float(scaling),
+        float(dropout),
         seed if dropout > 0 else None,
     )
     y = reference.linear(*arguments) if backend == "reference" else ops.linear(*arguments, backend)

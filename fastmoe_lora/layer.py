@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import _checks, _operands
+from . import _checks
 from ._frozen_ranks import hold, still
 from ._settings import rank_window, settings, settings_fault
 from ._wrappers import gathered, scattered
@@ -155,7 +155,6 @@ class RAMoELinear(nn.Module):
 
         ``part = (first, last)`` computes splits first to last - 1 alone, of which the gates are then to be.
         """
-        _operands.check_tensor("x", x)
         if part is not None:
             self._check_part(part)
         if gates is None and self.router_kind is None:
@@ -163,7 +162,7 @@ class RAMoELinear(nn.Module):
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
             )
         tensors = (self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal())
-        if self.columns is not None and self.columns.device != x.device:
+        if self.columns is not None and self.columns.device != self.lora_A.device:
             self.columns = self.columns.to(self.lora_A.device)
         router_weight, columns = None, self.columns
         if gates is None and self.router_kind == "token":
@@ -182,7 +181,7 @@ class RAMoELinear(nn.Module):
             top_k=self.top_k,
             scaling=self.scaling,
             dropout=dropout,
-            seed=new_seed(x.device) if dropout > 0 else None,
+            seed=new_seed(self.lora_A.device) if dropout > 0 else None,
             backend=self.backend,
         )
 

@@ -15,7 +15,10 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // As a contiguous matrix; "negative" tensors, which torch makes of imaginary parts, are written out.
-Tensor rows_of(const Tensor& tensor) { return tensor.reshape({-1, tensor.size(-1)}).contiguous().resolve_neg(); }
+Tensor rows_of(const Tensor& tensor) {
+  const Tensor rows = tensor.reshape({-1, tensor.size(-1)}).contiguous();
+  return rows.is_neg() ? rows.resolve_neg() : rows;
+}
 
 // (M, columns) -> (..., columns), with the leading shape of `like`.
 Tensor shaped_like(const Tensor& like, const Tensor& rows) {

@@ -79,11 +79,11 @@ OptionalFault adapter_fault(const Operands& o, int64_t rows, int64_t k, at::Scal
   OptionalFault found;
   const auto bad = [&](const char* name, const OptionalTensor& tensor, at::IntArrayRef shape, at::ScalarType expected,
                        at::ScalarType or_type) {
-    found = fault(name, tensor.value_or(Tensor()), shape, expected, or_type);
+    found = tensor ? fault(name, *tensor, shape, expected, or_type) : place_fault(name, Tensor());
     return found.has_value();
   };
   const bool ranks = o.diag && o.diag->defined() && o.diag->dim() == 2;
-  if (bad("lora_A", a, {splits, experts, rank, k}, type, at::kFloat) ||
+  if (bad("lora_A", o.lora_A, {splits, experts, rank, k}, type, at::kFloat) ||
       bad("lora_B", o.lora_B, {splits, experts, n / splits, rank}, parameter, parameter) ||
       (ranks ? bad("diag", o.diag, {splits, experts}, at::kFloat, at::kFloat)
              : bad("diag", o.diag, {splits, experts, rank}, at::kFloat, at::kFloat)) ||
