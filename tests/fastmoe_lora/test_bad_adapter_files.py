@@ -3,7 +3,6 @@ entry, before anything in the model is changed."""
 
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.refusal import assert_refused, attempt
+from support.sockets import make_socket
 from torch import Tensor, nn
 
 from fastmoe_lora import RAMoELinear, freeze_ranks, load_adapters, save_adapters
@@ -354,13 +354,6 @@ def fifo(file: Path) -> None:
     os.mkfifo(file)
 
 
-def listening(file: Path) -> None:
-    folder = os.open(file.parent, os.O_RDONLY)  # the name of a socket is short
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"/proc/self/fd/{folder}/{file.name}")
-    os.close(folder)
-
-
 def dangling(file: Path) -> None:
     file.symlink_to("nowhere")
 
@@ -394,7 +387,7 @@ def _load(folder: Path) -> None:
     load_adapters(make(), folder)
 
 
-@pytest.mark.parametrize("kind", [fifo, listening, dangling, loop, device, sparse, declared, Path.mkdir, nothing])
+@pytest.mark.parametrize("kind", [fifo, make_socket, dangling, loop, device, sparse, declared, Path.mkdir, nothing])
 @pytest.mark.parametrize("file", [TENSORS, CONFIG])
 def test_what_is_no_file_is_named_at_once(tmp_path, file, kind):
     save_adapters(make(), tmp_path)

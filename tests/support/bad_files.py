@@ -1,13 +1,13 @@
 """Files that are not what a reader expects: how they come about, and how they are to be refused."""
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from support.sockets import make_socket
 from unistd.tasks import DataFileError
 
 NO_FILES = ["a named pipe", "a socket", "a device", "a folder", "a link to nothing", "a link to itself"]
@@ -19,8 +19,7 @@ def special(kind: str, path: Path) -> None:
     if kind == "a named pipe":
         os.mkfifo(path)
     elif kind == "a socket":
-        with socket.socket(socket.AF_UNIX) as end:
-            end.bind(str(path))
+        make_socket(path)
     elif kind == "a device":
         path.symlink_to("/dev/zero")
     elif kind == "a folder":

@@ -195,7 +195,7 @@ def test_a_worker_that_is_killed_is_one_line(whole, folder, kill, words):
     outcome = running.finish(20)
     assert_one_line(outcome, 1, "error: a data loading worker (pid ", ") was killed by signal 9, SIGKILL", "memory")
     assert living(running.pid, 0) == []
-    assert load_checkpoint(folder / "run/checkpoint.pt")["step"] in (2, 8)
+    assert load_checkpoint(folder / "run/checkpoint.pt")["step"] in (2, 4, 6, 8)  # batches loaded before are trained on
 
 
 def test_a_sample_that_cannot_be_read_is_one_line_that_names_its_file(folder):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pickle
-import socket
 import struct
 import zipfile
 from functools import partial
@@ -14,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.refusal import assert_refused, attempt
+from support.sockets import make_socket
 
 from unistd import TrunkConfig
 from unistd.model.sources import load_trunk
@@ -291,7 +291,7 @@ def test_something_else_than_a_file(what, tmp_path):
     elif what == "a named pipe":
         os.mkfifo(path)
     elif what == "a socket":
-        socket.socket(socket.AF_UNIX).bind(str(path))
+        make_socket(path)
     elif what == "a link to nothing":
         path.symlink_to(tmp_path / "nowhere")
     elif what == "a loop":

@@ -1,11 +1,11 @@
 """What somebody gets wrong in a config file or in the words of the command line: one line that names it."""
 
 import os
-import socket
 
 import pytest
 from support.bad_config import refused, written
 from support.refusal import assert_refused, run_command
+from support.sockets import make_socket
 
 from unistd.cli import main
 from unistd.training.settings import CONFIGS, MAX_BYTES, dump_config, load_config
@@ -155,7 +155,7 @@ def test_something_else_than_a_file(place, tmp_path):
     elif place == "pipe":
         os.mkfifo(path)
     elif place == "socket":
-        socket.socket(socket.AF_UNIX).bind(str(path))
+        make_socket(path)
     elif place == "dangling":
         path.symlink_to(tmp_path / "nowhere")
     elif place == "loop":

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from support.refusal import assert_refused, attempt, run_command, start
+from support.sockets import make_socket
 from support.tiny_run import STEPS, tiny_config
 
 from unistd import commands
@@ -177,12 +178,7 @@ def put(kind, path):
     if kind == "named pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        here = os.open(".", os.O_RDONLY)
-        os.chdir(path.parent)  # the name of a socket is short
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-        os.fchdir(here)
-        os.close(here)
+        make_socket(path)
     elif kind == "folder":
         path.mkdir()
         (path / "precious").write_text("mine")
