@@ -19,8 +19,8 @@ def column_index(columns, split, cols, P: tl.constexpr, WIDTH: tl.constexpr):
         return cols, cols < P
     else:
         index = tl.load(columns + split * P + cols, mask=cols < P, other=-1)
-        there = (index >= 0) & (index < WIDTH)
-        return tl.where(there, index, 0), there
+        index = tl.where(index < WIDTH, index, -1)
+        return index, index >= 0
 
 
 @triton.jit
