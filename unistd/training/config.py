@@ -66,7 +66,7 @@ class DataConfig(Section):
     """Where samples come from."""
 
     root: PathText | None = None
-    """folder of real data sets; a task whose files are not found there is generated"""
+    """folder of real data sets; a task that has nothing there is generated, and a line says so"""
     train_samples: int = Field(4096, ge=1, le=10**6)
     """generated training samples per task (real data sets have their own length)"""
     val_samples: int = Field(64, ge=0, le=10**6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from unistd.messages import shown
@@ -17,9 +17,10 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]
     Raises:
         ConfigError: the first that is no key.sub=value, whose value is no YAML on one line, which has a value where its
             key needs a section, which is a whole section of which an earlier one has set a key, or a mapping (but {})
-            without a key that the config has there.
+            without a key that the config has there: a task's options may go where the task does not train.
     """
     written: dict[str, str] = {}  # key -> the override that set it
+    options = dict(_section(tree, "task_options"))
     for override in overrides:
         key, equals, text = override.partition("=")
         try:
@@ -33,6 +34,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]
         except ConfigError as error:
             raise ConfigError(f"override {shown(override)}: {error}") from None
         written[key] = override
+    _check_tasks(tree, options, written.get("task_options"))
     return list(written)
 
 
@@ -52,9 +54,29 @@ def _set(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"{shown(part)} is a value, it has no keys below it")
     before = tree.get(parts[-1])
-    if isinstance(before, dict) and isinstance(value, dict) and value:
-        dropped = next((key for key in before if key not in value), None)
-        if dropped is not None:
-            example = ".".join([*parts, next(iter(value))])
-            raise ConfigError(f"drops {dropped!r} of the config, expected single keys, as {shown(example)}=...")
+    if isinstance(before, dict) and isinstance(value, dict) and list(parts) != ["task_options"]:
+        _check_drops(".".join(parts), before, value)
     tree[parts[-1]] = value
+
+
+def _check_drops(key: str, before: Iterable[str], value: dict[str, Any]) -> None:
+    dropped = next((name for name in before if name not in value), None)
+    if value and dropped is not None:
+        example = shown(f"{key}.{next(iter(value))}")
+        raise ConfigError(f"drops {dropped!r} of the config, expected single keys, as {example}=...")
+
+
+def _check_tasks(tree: dict[str, Any], options: dict[str, Any], override: str | None) -> None:
+    """An override of all `task_options` keeps what was there for the tasks that train (no list: all of them)."""
+    tasks = tree.get("tasks")
+    needed = [task for task in options if not isinstance(tasks, list) or task in tasks]
+    try:
+        if override is not None:
+            _check_drops("task_options", needed, _section(tree, "task_options"))
+    except ConfigError as error:
+        raise ConfigError(f"override {shown(override)}: {error}") from None
+
+
+def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    section = tree.get(key)
+    return section if isinstance(section, dict) else {}

@@ -264,6 +264,12 @@ def test_the_later_override_of_a_key_counts():
     assert load_config("demo", ["train.epochs=50", "train.seed=3", "train.epochs=60"]).train.epochs == 60
 
 
+def test_a_mapping_of_options_may_leave_out_tasks_that_do_not_train():
+    config = load_config("demo", ["task_options={kth: {height: 8, width: 8, patch: 4}}", "tasks=[kth]"])
+    assert list(config.task_options) == ["kth"]
+    refused("demo", ["task_options={kth: {patch: 4}}", "tasks=[kth, enso]"], "drops 'enso'")
+
+
 @pytest.mark.parametrize("case", SEVERAL)
 def test_several_overrides(case):
     overrides, *culprits = SEVERAL[case]
