@@ -1,9 +1,7 @@
 """What the files of adapters hold, read and checked against a model's layers without a change to them."""
 
 import hashlib
-import json
 import math
-import stat
 from collections.abc import Iterable, Mapping
 from ctypes import c_char
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
+from . import _checks, _files
 from ._wrappers import gathered, plain_names
 from .diagonal import INTERPOLATIONS
 from .layer import RAMoELinear
@@ -23,7 +21,6 @@ _FORMAT = 1
 _STATE = ("lora_A", "lora_B", "rank", "rank_frozen", "router.weight")
 _SHAPE = ("in_features", "out_features", "num_experts", "max_rank", "splits", "router_kind", "top_k", "scaling")
 _LATER = ("dropout", "interpolation", "rank_window")  # what the first releases did not write: all or none are there
-_LARGEST = 8 << 20  # bytes of a description or a header: room for thirty thousand layers
 _KINDS = {torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32"}
 _KINDS[torch.int64] = "I64"
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -103,7 +100,7 @@ class Description:
 def read_description(file: Path, layers: Layers, others: Mapping[str, Tensor]) -> Description:
     """Raises ValueError naming the file, the layer and the entry unless ``file`` describes adapters of these layers;
     tensors that it has beside them have to be among ``others``, by name."""
-    where, content = _checks.path(file), _read(file)
+    where, content = _checks.path(file), _files.read_json(file, "a description of adapters")
     _check_keys(where, content, ("format", "layers"), optional=("also",))
     if content["format"] != _FORMAT or type(content["format"]) is not int:
         raise ValueError(f"{where}: format is {_checks.shown(content['format'])}, expected {_FORMAT}")
@@ -133,22 +130,18 @@ def read_tensors(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """The adapters of each layer, and those of ``others`` that the file has. Raises ValueError naming the file and the
     tensor that is wrong; nothing larger than the model's own tensors is read."""
-    from safetensors import SafetensorError, safe_open
-
     where = _checks.path(file)
     states = {name: {key: f"{described.names[name]}.{key}" for key in state(layer)} for name, layer in layers.items()}
     mine = {name: others[name] for name in described.also}
     mine |= {states[name][key]: value for name, layer in layers.items() for key, value in state(layer).items()}
-    _check_regular(file, _LARGEST + sum(8 * value.numel() for value in mine.values()))  # its header, and float64
-    try:
-        with safe_open(file, "pt") as opened:
-            _check_names(where, set(opened.keys()), set(mine))
-            for name, value in mine.items():
-                _check_kind(f"{where}: {name!r}", opened.get_slice(name), value)
-            tensors = {name: opened.get_tensor(name) for name in mine}
-            expected = (opened.metadata() or {}).get(CHECKSUM)
-    except SafetensorError as error:
-        raise ValueError(f"{where}: not a whole safetensors file ({_first_line(error)})") from None
+    most = _files.LARGEST + sum(8 * value.numel() for value in mine.values())  # its header, and float64
+    _files.check_regular(file, most, "these adapters")
+    with _files.tensors(file) as opened:
+        _check_names(where, set(opened.keys()), set(mine))
+        for name, value in mine.items():
+            _check_kind(f"{where}: {name!r}", opened.get_slice(name), value)
+        tensors = {name: opened.get_tensor(name) for name in mine}
+        expected = (opened.metadata() or {}).get(CHECKSUM)
     if expected is not None and expected != (found := checksum(tensors)):
         raise ValueError(
             f"{where}: not the numbers that were saved: their {CHECKSUM} is {found}, expected {_checks.shown(expected)}"
@@ -200,28 +193,6 @@ def _same(saved: Any, mine: Any) -> bool:
     return type(saved) is type(mine) and saved == mine
 
 
-def _read(file: Path) -> Any:
-    _check_regular(file, _LARGEST)
-    try:
-        text = file.read_bytes().decode("utf-8")
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:  # no JSON or UTF-8, or a whole number of thousands of digits
-        raise ValueError(f"{_checks.path(file)}: not a description of adapters ({_first_line(error)})") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{_checks.shown(key)} is there twice")
-        found[key] = value
-    return found
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
-
-
 def _check_keys(where: str, content: Any, expected: Iterable[str], optional: Iterable[str] = ()) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{where}: got {_checks.shown(content)}, not a description of adapters (expected an object)")
@@ -232,16 +203,6 @@ def _check_keys(where: str, content: Any, expected: Iterable[str], optional: Ite
     for key in content:
         if key not in known:
             raise ValueError(f"{where}: {_checks.shown(key)} is unknown, expected {', '.join(known)} alone")
-
-
-def _check_regular(file: Path, most: int) -> None:
-    """OSError for what is not there or a loop of links, ValueError for what is no file (a pipe would never end), or one
-    of more than ``most`` bytes."""
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{_checks.path(file)}: got a folder, pipe, socket or device, expected a file")
-    if found.st_size > most:
-        raise ValueError(f"{_checks.path(file)}: got {found.st_size} bytes, expected at most {most} for these adapters")
 
 
 def _check_names(where: str, saved: set[str], expected: set[str]) -> None:
@@ -257,7 +218,3 @@ def _check_kind(where: str, saved: Any, mine: Tensor) -> None:
         raise ValueError(f"{where} is of {kind}, expected {' or '.join(kinds)}")
     if shape != mine.shape:
         raise ValueError(f"{where} has shape {_checks.shown(shape)}, expected {tuple(mine.shape)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__

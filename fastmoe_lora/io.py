@@ -5,13 +5,12 @@ import os
 import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import _adapter_file as adapter_file
-from . import _checks
+from . import _checks, _files
 from ._wrappers import gathered, plain_name, scattered, unwrapped, writes
 from .layer import RAMoELinear
 from .ranks import named_layers, ramoe_layers
@@ -35,7 +34,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike, also: Iterable[str]
     from safetensors.torch import save  # here, so that importing the package needs torch alone
 
     layers, others = _parts(named_layers(_model(model)), model)
-    folder = _folder(path)
+    folder = _files.folder("path", path)
     beside = _chosen(others, also)
     sources = [value for layer in layers.values() for value in adapter_file.state(layer).values()] + [*beside.values()]
     for name, layer in layers.items():
@@ -58,18 +57,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike, also: Iterable[str]
         _TENSORS: save(tensors, metadata={adapter_file.CHECKSUM: adapter_file.checksum(tensors)}),
         _CONFIG: config.encode("utf-8"),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = {folder / name: folder / f"{name}.new" for name in contents}
-    try:  # Written beside and renamed, so that a crash leaves the former files whole.
-        for file, content in zip(fresh.values(), contents.values(), strict=True):
-            file.unlink(missing_ok=True)
-            file.write_bytes(content)
-        for target, file in fresh.items():
-            os.replace(file, target)
-    except BaseException:
-        for file in fresh.values():
-            file.unlink(missing_ok=True)
-        raise
+    _files.write(folder, contents)
 
 
 def load_adapters(model: nn.Module, path: str | os.PathLike) -> None:
@@ -84,7 +72,7 @@ def load_adapters(model: nn.Module, path: str | os.PathLike) -> None:
     carries no checksum, dropout and interpolation, and loads.
     """
     layers, others = _parts(dict(ramoe_layers(_model(model))), model)
-    folder = _folder(path)
+    folder = _files.folder("path", path)
     described = adapter_file.read_description(folder / _CONFIG, layers, others)
     states, beside = adapter_file.read_tensors(folder / _TENSORS, described, layers, others)
     adapter_file.check_interpolation(folder / _CONFIG, described, layers, states)
@@ -136,11 +124,3 @@ def _chosen(others: dict[str, Tensor], also: Iterable[str] | None) -> dict[str, 
             raise ValueError(f"also: {pattern!r} matches no parameter or buffer of the model but adapters")
         chosen |= matches
     return chosen
-
-
-def _folder(path: str | os.PathLike) -> Path:
-    _checks.instance("path", path, (str, os.PathLike), "a path")
-    folder = os.fspath(path)
-    if not isinstance(folder, str) or not folder or "\0" in folder:
-        raise ValueError(f"path: got {_checks.shown(folder)}, expected the name of a folder")
-    return Path(folder)
