@@ -4,10 +4,13 @@ from .adapt import adapt, trainable_parameters
 from .attention import RAMoECrossAttention, RAMoESelfAttention
 from .backends import backends
 from .diagonal import rank_diagonal
+from .fixed_gates import fixed_gates
 from .frozen_linear import FrozenLinear, frozen_linear
 from .functional import ramoe_linear
 from .io import load_adapters, save_adapters
 from .layer import RAMoELinear
+from .lora_export import save_lora
+from .lora_import import adapters_from_lora
 from .rank_optimizer import RankOptimizer
 from .ranks import (
     freeze_ranks,
@@ -29,8 +32,10 @@ __all__ = [
     "RAMoESelfAttention",
     "RankOptimizer",
     "adapt",
+    "adapters_from_lora",
     "backends",
     "check_adapters",
+    "fixed_gates",
     "freeze_ranks",
     "frozen_linear",
     "load_adapters",
@@ -43,6 +48,7 @@ __all__ = [
     "rank_window",
     "ranks_frozen",
     "save_adapters",
+    "save_lora",
     "self_attention",
     "set_rank_window",
     "trainable_parameters",

@@ -1,0 +1,151 @@
+"""Experts of RA-MoE layers as ordinary LoRA checkpoints, which PEFT loads."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _checks, _files, _lora_file
+from ._wrappers import gathered, plain_name, unwrapped, writes
+from .diagonal import interpolate
+from .fixed_gates import layer_gates
+from .layer import RAMoELinear
+from .ranks import named_layers
+
+
+def save_lora(
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    expert: int | None = None,
+    gates: Sequence[float] | Tensor | None = None,
+) -> None:
+    """Writes one ``expert``, or the mixture of all by fixed ``gates`` (see `fixed_gates`), as an ordinary LoRA
+    checkpoint into the folder ``path``: PEFT's ``PeftModel.from_pretrained`` puts it on the model as it was before
+    `adapt`, and the outputs are those of this model in evaluation with these gates.
+
+    Scaling, gates and ranks, fractional ones too, are folded into B. The rank of a module is that of all its experts
+    and splits together; modules without any active are left out. Of layers with a single expert neither argument is
+    needed. Raises TypeError or ValueError before anything is written: for a router's gates, which depend on the input
+    and are no LoRA; for layers that are no module of the original model (attention that is adapted as a whole); ranks
+    or numbers that are not finite; and where nothing is active.
+    """
+    model = unwrapped(_checks.model(model))
+    layers = named_layers(model)
+    folder = _files.folder("path", path)
+    _check_exported(model, layers)
+    mixtures = {name: _gates(name, layer, expert, gates) for name, layer in layers.items()}
+    sources = [tensor for layer in layers.values() for tensor in (layer.lora_A, layer.lora_B, layer.rank)]
+    factors = {plain_name(name): _folded(name, layer, mixtures[name]) for name, layer in layers.items()}
+    factors = {name: pair for name, pair in factors.items() if len(pair[0])}
+    if not factors:
+        raise ValueError("model: no expert has an active column and a gate that is not 0, expected at least one")
+    if not writes(sources):
+        return
+    from safetensors.torch import save
+
+    halves = {name: dict(zip(("lora_A", "lora_B"), pair, strict=True)) for name, pair in factors.items()}
+    tensors = {
+        f"{_lora_file.PREFIX}{name}.{half}.weight": value.cpu().contiguous()
+        for name, pair in halves.items()
+        for half, value in pair.items()
+    }
+    others = [name for name, _ in model.named_modules() if name and plain_name(name) not in factors]
+    config = _config({name: len(pair[0]) for name, pair in factors.items()}, others)
+    contents = {
+        _lora_file.TENSORS: save(tensors, metadata={"format": "pt"}),
+        _lora_file.CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode("utf-8"),
+    }
+    _files.write(folder, contents)
+
+
+def _folded(name: str, layer: RAMoELinear, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """A (r, in) and B (out, r) whose product is what the layer adds to its weight with these gates."""
+    A, B, rank = (gathered(tensor.detach()) for tensor in (layer.lora_A, layer.lora_B, layer.rank))
+    for key, value in (("lora_A", A), ("lora_B", B)):
+        if fault := _checks.element_fault(key, value, value.isfinite(), "a finite number"):
+            raise ValueError(f"model: layer {name!r}: {fault}")
+    if fault := _checks.rank_fault(rank, layer.max_rank, whole=False):
+        raise ValueError(f"model: layer {name!r}: {fault}")
+    factor = layer.scaling * gates.to(rank.device)[..., None] * _mean_diagonal(layer, rank.double())  # (S, E, R)
+    precision = torch.promote_types(A.dtype, torch.float32)
+    rows, columns = [], []
+    for split in range(layer.splits):
+        on = factor[split] != 0  # (E, R)
+        rows.append(A[split][on])
+        block = (B[split].double() * factor[split, :, None]).transpose(1, 2)[on]  # (columns, out/S)
+        whole = block.new_zeros(len(block), layer.splits, block.shape[1])
+        whole[:, split] = block
+        columns.append(whole.flatten(1))
+    return torch.cat(rows).to(precision), torch.cat(columns).T.to(precision)
+
+
+def _mean_diagonal(layer: RAMoELinear, rank: Tensor) -> Tensor:
+    """(S, E, R): that of evaluation."""
+    if layer.ranks_whole:
+        return interpolate(rank, layer.max_rank)
+    kind = "linear" if layer.interpolation == "sampled" else layer.interpolation
+    return interpolate(rank, layer.max_rank, kind, layer.rank_window)
+
+
+def _config(ranks: dict[str, int], others: Iterable[str]) -> dict[str, Any]:
+    """PEFT's config for modules of these ranks, whose scaling is 1."""
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    # PEFT takes a name for the end of a name, and in patterns for a regular expression.
+    targets: Any = sorted(ranks)
+    names = [*ranks, *others]
+    if any(name.endswith(f".{target}") for target in ranks for name in names):
+        targets = "|".join(re.escape(name) for name in sorted(ranks))
+    pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != common}
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": None,
+        "task_type": None,
+        "inference_mode": True,
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": pattern,
+        "alpha_pattern": pattern,
+        "target_modules": targets,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+    }
+
+
+def _gates(name: str, layer: RAMoELinear, expert: Any, gates: Any) -> Tensor:
+    """(S, E) of this layer."""
+    if gates is not None:
+        if expert is not None:
+            raise ValueError("expert: got one beside gates, expected one of the two")
+        return layer_gates(name, layer, gates)
+    count = layer.num_experts
+    if expert is None and (count > 1 or layer.router_kind is None):
+        by = "its router decides by the input" if layer.router_kind else "its gates are the caller's"
+        raise ValueError(
+            f"gates: got none for layer {name!r}, expected expert=... or gates=[...]: {by}, which no LoRA does"
+            " (save_adapters keeps all of it)"
+        )
+    if expert is not None:
+        _checks.whole("expert", expert, lambda e: 0 <= e < count, f"0 to {count - 1}, an expert of layer {name!r}")
+    return layer_gates(name, layer, [float(place == (expert or 0)) for place in range(count)])
+
+
+def _check_exported(model: nn.Module, layers: Iterable[str]) -> None:
+    """That all of them were modules of the model before `adapt`."""
+    for name in layers:
+        if not name:
+            raise ValueError("model: got an RA-MoE layer itself, expected a model around it")
+        around = name.rpartition(".")[0]
+        kind = type(model.get_submodule(around))
+        if kind.__module__ == f"{__package__}.attention":
+            raise ValueError(
+                f"model: layer {name!r} is a part of {around!r}, a {kind.__name__}, expected layers that were an "
+                "nn.Linear: stock PEFT knows no such part of nn.MultiheadAttention"
+            )
