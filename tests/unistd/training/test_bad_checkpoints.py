@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from support.refusal import assert_refused, run_command
+from support.run_folder import refusal_of
 from support.tiny_run import STEPS, tiny_config
 
 from unistd.cli import main
@@ -42,15 +43,6 @@ def without_checksum(data):
 
 def damage(data, position, bit):
     return data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
-
-
-def refusal_of(capsys, *arguments):
-    assert main([str(word) for word in arguments]) == 1
-    line = capsys.readouterr().err
-    assert line.startswith("unistd: error: ")
-    assert line.count("\n") == 1, line
-    assert len(line) < 1000
-    return line
 
 
 def places(size):
