@@ -2,7 +2,6 @@
 entry, before anything in the model is changed."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.refusal import assert_refused, attempt
-from support.sockets import make_socket
+from support.special import NO_FILES, special
 from torch import Tensor, nn
 
 from fastmoe_lora import RAMoELinear, freeze_ranks, load_adapters, save_adapters
@@ -350,22 +349,6 @@ def test_files_of_earlier_releases_carry_no_checksum_and_load(tmp_path):
 # What is there in place of a file.
 
 
-def fifo(file: Path) -> None:
-    os.mkfifo(file)
-
-
-def dangling(file: Path) -> None:
-    file.symlink_to("nowhere")
-
-
-def loop(file: Path) -> None:
-    file.symlink_to(file.name)
-
-
-def device(file: Path) -> None:
-    file.symlink_to("/dev/zero")
-
-
 def sparse(file: Path) -> None:
     with file.open("wb") as content:
         content.truncate(6 << 30)
@@ -387,7 +370,11 @@ def _load(folder: Path) -> None:
     load_adapters(make(), folder)
 
 
-@pytest.mark.parametrize("kind", [fifo, make_socket, dangling, loop, device, sparse, declared, Path.mkdir, nothing])
+@pytest.mark.parametrize(
+    "kind",
+    [*(partial(special, kind) for kind in NO_FILES), sparse, declared, nothing],
+    ids=[*NO_FILES, "sparse", "declared", "nothing"],
+)
 @pytest.mark.parametrize("file", [TENSORS, CONFIG])
 def test_what_is_no_file_is_named_at_once(tmp_path, file, kind):
     save_adapters(make(), tmp_path)

@@ -1,35 +1,14 @@
 """Files that are not what a reader expects: how they come about, and how they are to be refused."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support.sockets import make_socket
 from unistd.tasks import DataFileError
 
-NO_FILES = ["a named pipe", "a socket", "a device", "a folder", "a link to nothing", "a link to itself"]
 KINDS_OF_DAMAGE = ["flip", "random", "zero", "ones", "cut", "extend", "shift"]
-
-
-def special(kind: str, path: Path) -> None:
-    """Something that is no file, at `path`; or an empty file, or nothing."""
-    if kind == "a named pipe":
-        os.mkfifo(path)
-    elif kind == "a socket":
-        make_socket(path)
-    elif kind == "a device":
-        path.symlink_to("/dev/zero")
-    elif kind == "a folder":
-        path.mkdir()
-    elif kind == "a file":
-        path.write_bytes(b"")
-    elif kind == "a link to nothing":
-        path.symlink_to("nowhere.npy")
-    elif kind == "a link to itself":
-        path.symlink_to(path.name)
 
 
 def refusal(path: object, function: Callable, *arguments: object) -> str:

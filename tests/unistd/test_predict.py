@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from support.bad_files import NO_FILES, special
 from support.refusal import assert_refused, attempt, run_command
+from support.special import NO_FILES, special
 
 from unistd import UniSTD
 from unistd.cli import main

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.refusal import assert_refused, attempt
-from support.sockets import make_socket
+from support.special import NO_FILES, special
 
 from unistd import TrunkConfig
 from unistd.model.sources import load_trunk
@@ -283,20 +283,11 @@ def test_damaged_or_hostile(name, tmp_path):
     assert os.listdir(tmp_path) == [name], "code of the file was run"
 
 
-@pytest.mark.parametrize("what", ["nothing", "a folder", "a named pipe", "a socket", "a link to nothing", "a loop"])
+@pytest.mark.parametrize("what", ["nothing", *NO_FILES])
 def test_something_else_than_a_file(what, tmp_path):
     path = tmp_path / "w.pt"
-    if what == "a folder":
-        path.mkdir()
-    elif what == "a named pipe":
-        os.mkfifo(path)
-    elif what == "a socket":
-        make_socket(path)
-    elif what == "a link to nothing":
-        path.symlink_to(tmp_path / "nowhere")
-    elif what == "a loop":
-        path.symlink_to(path)
-    found = {"nothing": "no such file", "a loop": "a link to nothing"}.get(what, what)
+    special(what, path)
+    found = {"nothing": "no such file", "a link to itself": "a link to nothing"}.get(what, what)
     assert_refused(attempt(load_trunk, CONFIG, str(path)), "pretrained: ", str(path), found)
 
 

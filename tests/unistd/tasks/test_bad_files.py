@@ -3,9 +3,10 @@
 import logging
 
 import pytest
-from support.bad_files import NO_FILES, refusal, special
+from support.bad_files import refusal
 from support.deepst import FLOW, H5, read, write_h5
 from support.refusal import assert_refused, attempt, run_command
+from support.special import NO_FILES, special
 
 from unistd.tasks import DataFileError, build_dataset, files_found, get_task
 

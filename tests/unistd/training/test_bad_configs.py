@@ -5,7 +5,7 @@ import os
 import pytest
 from support.bad_config import refused, written
 from support.refusal import assert_refused, run_command
-from support.sockets import make_socket
+from support.special import NO_FILES, special
 
 from unistd.cli import main
 from unistd.training.settings import CONFIGS, MAX_BYTES, dump_config, load_config
@@ -135,11 +135,8 @@ def test_what_is_dumped_reads_back_equal():
 
 PLACES = {
     "nowhere": "not a file",
-    "folder": "a folder, not a file",
-    "pipe": "a named pipe, not a file",
-    "socket": "a socket, not a file",
-    "dangling": "a link to nothing, not a file",
-    "loop": "a link to nothing, not a file",
+    **{kind: f"{kind}, not a file" for kind in NO_FILES},
+    "a link to itself": "a link to nothing, not a file",
     "below-a-file": "not a file",
     "/dev/zero": "a device, not a file",
     "/dev/null": "a device, not a file",
@@ -150,16 +147,8 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_something_else_than_a_file(place, tmp_path):
     path = tmp_path / place if place and not place.startswith("/") else place
-    if place == "folder":
-        path.mkdir()
-    elif place == "pipe":
-        os.mkfifo(path)
-    elif place == "socket":
-        make_socket(path)
-    elif place == "dangling":
-        path.symlink_to(tmp_path / "nowhere")
-    elif place == "loop":
-        path.symlink_to(path)
+    if place in NO_FILES:
+        special(place, path)
     elif place == "below-a-file":
         (tmp_path / "file").write_text("run: x")
         path = tmp_path / "file" / "x.yaml"

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from support.refusal import assert_refused, run_command
 from support.run_folder import COMMANDS, refusal_of, words
-from support.sockets import make_socket
+from support.special import special
 
 from unistd.cli import main
 from unistd.training.run import Run
@@ -20,19 +20,9 @@ def put(kind, path):
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-    if kind == "named pipe":
-        os.mkfifo(path)
-    elif kind == "socket":
-        make_socket(path)
-    elif kind == "folder":
-        path.mkdir()
+    special(f"a {kind}", path)
+    if kind == "folder":
         (path / "precious").write_text("mine")
-    elif kind == "file":
-        path.write_text("mine")
-    elif kind == "link to nothing":
-        path.symlink_to(path.parent / "nowhere")
-    else:
-        path.symlink_to(path.name)
 
 
 KINDS = ("named pipe", "socket", "folder", "link to nothing", "link to itself")
