@@ -24,6 +24,7 @@ from .ranks import (
 )
 from .reach import check_adapters
 from .self_attention import self_attention
+from .unadapt import disable_adapters, unadapt
 
 __all__ = [
     "FrozenLinear",
@@ -35,6 +36,7 @@ __all__ = [
     "adapters_from_lora",
     "backends",
     "check_adapters",
+    "disable_adapters",
     "fixed_gates",
     "freeze_ranks",
     "frozen_linear",
@@ -52,4 +54,5 @@ __all__ = [
     "self_attention",
     "set_rank_window",
     "trainable_parameters",
+    "unadapt",
 ]

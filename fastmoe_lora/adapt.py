@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from . import _checks
+from . import _carried, _checks
 from ._fused_paths import layer_calls
 from ._weight_reads import weight_reads
 from .attention import attention_class
 from .layer import RAMoELinear
 from .ranks import ramoe_layers
+
+_FIRST = "adapt first, wrap then"
 
 
 def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module:
@@ -21,14 +23,18 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the first pattern that matches a name decides. ``nn.Linear``
     becomes `RAMoELinear`; ``nn.MultiheadAttention``, which never calls its projections, becomes `RAMoESelfAttention` as
     a whole (`RAMoECrossAttention` with a kdim or vdim of its own). A module that the model has under several names is
-    replaced by one module under all of those that match. Fused paths that read weights instead of calling layers are
-    switched off around adapted layers where the module has a switch (PyTorch's encoders in inference; timm's BEiT, EVA
-    and Swin v2). Raises ValueError or TypeError for a pattern that matches neither or decides nothing, and naming the
-    module whose options are wrong or whose weight the code of a module around it reads; nothing is changed then. What
-    that search cannot see, `check_adapters` does.
+    replaced by one module under all of them. Hooks, modes, ties and attributes that others have set survive, and
+    `unadapt` takes all back. Fused paths that read weights instead of calling layers are switched off around adapted
+    layers where the module has a switch (PyTorch's encoders in inference; timm's BEiT, EVA and Swin v2).
+
+    Raises ValueError or TypeError for a pattern that matches neither or decides nothing; for a model that is compiled
+    or distributed; and naming the module whose options are wrong, whose forward is its own, which carries what an
+    adapted one cannot, or whose weight the code of a module around it reads. Nothing is changed then. What that search
+    cannot see, `check_adapters` does.
     """
     _checks.model(model)
     _check_rules(rules)
+    _carried.check_wrapped(model, [], _FIRST)
     chosen = dict(_matches(model, rules))
     for pattern in rules:
         if not any(fnmatchcase(name, pattern) for name in chosen):
@@ -36,20 +42,25 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
             raise ValueError(f"rules: {pattern!r} matches no {kinds} of {type(model).__name__}")
         if pattern not in chosen.values():
             raise ValueError(f"rules: {pattern!r} decides nothing: patterns before it match all that it matches")
-    adapted: dict[nn.Module, nn.Module] = {}
+    _carried.check_wrapped(model, chosen, _FIRST)
+    decided: dict[nn.Module, str] = {}
     for name, pattern in chosen.items():
-        module = model.get_submodule(name)
-        if module not in adapted:
-            adapted[module] = _adapted(name, module, rules[pattern])
-    settings = _settings(model, chosen)
-    learning = [parameter for parameter in _adapters(model) if parameter.requires_grad]
-    model.requires_grad_(False)
-    for parameter in learning:
-        parameter.requires_grad_(True)
-    for name in chosen:
+        first = decided.setdefault(model.get_submodule(name), name)
+        if rules[pattern] != rules[chosen[first]]:
+            raise ValueError(f"rules: {name!r} is {first!r} by another name, expected the same options for both")
+    places = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in decided]
+    settings = _settings(model, [name for name, _ in places])
+    adapted = {module: _adapted(name, module, rules[chosen[name]]) for module, name in decided.items()}
+    learning = {parameter for parameter in _adapters(model) if parameter.requires_grad}
+    for module in model.modules():
+        _freeze(module, learning)
+    for module, new in adapted.items():
+        _carried.hand_on(module, new)
+    for name, module in places:
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, adapted[model.get_submodule(name)])
+        setattr(model.get_submodule(parent), attribute, adapted[module])
     for module, values in settings.items():
+        _carried.note(module, "settings", {attribute: getattr(module, attribute) for attribute in values})
         for attribute, value in values.items():
             setattr(module, attribute, value)
     return model
@@ -81,10 +92,21 @@ def _adapters(model: nn.Module) -> Iterator[nn.Parameter]:
 def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     kind = RAMoELinear if isinstance(module, nn.Linear) else attention_class(module)
     try:
-        return kind.sharing(module, **options)
+        new = kind.sharing(module, **options)
+        _carried.check(module, new)
+        return new
     except (TypeError, ValueError) as error:
         refusal = ValueError if isinstance(error, ValueError) else TypeError
         raise refusal(f"rules: {name!r}: {error}") from None
+
+
+def _freeze(module: nn.Module, learning: set[nn.Parameter]) -> None:
+    """Freezes a module's own parameters but those that go on ``learning``."""
+    mine = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+    frozen = {name: True for name, parameter in mine.items() if parameter.requires_grad and parameter not in learning}
+    _carried.note(module, "learns", frozen)
+    for name in frozen:
+        mine[name].requires_grad_(False)
 
 
 def _settings(model: nn.Module, chosen: Iterable[str]) -> dict[nn.Module, dict[str, Any]]:

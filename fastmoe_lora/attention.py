@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
-from . import _checks, _heads
+from . import _carried, _checks, _heads
 from .layer import RAMoELinear
 from .self_attention import self_attention
 
@@ -210,6 +211,11 @@ class RAMoECrossAttention(_Attention):
         settings = (attention.num_heads, attention.batch_first, attention.dropout)
         return cls(*layers, *settings).train(attention.training)
 
+    def given_back(self) -> dict[str, Tensor]:
+        """Parameters of ``nn.MultiheadAttention`` that are here in parts."""
+        biases = [layer.bias for layer in (self.q, self.k, self.v)]
+        return {} if None in biases else {"in_proj_bias": torch.cat([bias.detach() for bias in biases])}
+
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         return self.q(query), self.k(key), self.v(value)
 
@@ -221,8 +227,10 @@ def attention_class(attention: nn.MultiheadAttention) -> type[_Attention]:
 
 def _check_attention(attention: nn.MultiheadAttention) -> None:
     _checks.instance("attention", attention, nn.MultiheadAttention, "an nn.MultiheadAttention")
-    if type(attention).forward is not nn.MultiheadAttention.forward:
-        raise ValueError(f"attention: got {_checks.shown(attention)} with a forward of its own, expected torch's")
+    try:
+        _carried.check_forward(attention)
+    except ValueError as error:
+        raise ValueError(f"attention: {error}") from None
     for name, present in {
         "add_bias_kv": attention.bias_k is not None,
         "add_zero_attn": attention.add_zero_attn,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _checks
+from . import _carried, _checks, _operands, ops
 from ._frozen_ranks import hold, still
 from ._settings import rank_window, settings, settings_fault
 from ._wrappers import gathered, scattered
@@ -48,6 +49,7 @@ class RAMoELinear(nn.Module):
     it was; the other layers of a model are loaded all the same, which is torch's way.
     """
 
+    adapters_on = True  # see `disable_adapters`
     ranks_whole = False  # ranks are whole and fixed; follows `rank_frozen`, without a look at the device
 
     def __init__(
@@ -157,6 +159,8 @@ class RAMoELinear(nn.Module):
         """
         if part is not None:
             self._check_part(part)
+        if not self.adapters_on:
+            return self._base(x, part)
         if gates is None and self.router_kind is None:
             raise ValueError(
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
@@ -184,6 +188,15 @@ class RAMoELinear(nn.Module):
             seed=new_seed(self.lora_A.device) if dropout > 0 else None,
             backend=self.backend,
         )
+
+    def _base(self, x: Tensor, part: tuple[int, int] | None) -> Tensor:
+        """Without adapters, to the bit: they are off."""
+        weight, bias = self.weight, self.bias
+        if part is not None:
+            rows = slice(*(end * self.out_features // self.splits for end in part))
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        _operands.check_linear(x, weight, bias, isinstance(x, Tensor) and ops.is_autocast(x.device.type))
+        return F.linear(x, weight, bias)
 
     def _check_part(self, part: Any) -> None:
         if not (isinstance(part, tuple) and len(part) == 2 and all(type(end) is int for end in part)):
@@ -371,6 +384,10 @@ def _checked_linear(linear: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | Non
             raise TypeError(f"linear: its {name} is of {parameter.dtype}, expected one of {_checks.FLOATS}")
         if parameter.shape != shape:
             raise ValueError(f"linear: its {name} has shape {tuple(parameter.shape)}, expected {shape}")
+    try:
+        _carried.check_forward(linear)
+    except ValueError as error:
+        raise ValueError(f"linear: {error}") from None
     return linear.weight, linear.bias
 
 

@@ -192,7 +192,7 @@ class OtherForward(nn.MultiheadAttention):
 REFUSED = {
     "bias_kv": (lambda: own(add_bias_kv=True), {}, "add_bias_kv"),
     "zero_attn": (lambda: own(add_zero_attn=True), {}, "add_zero_attn"),
-    "subclass": (lambda: OtherForward(WIDTH, HEADS), {}, "a forward of its own"),
+    "subclass": (lambda: OtherForward(WIDTH, HEADS), {}, "whose forward is its own"),
     "computed": (
         lambda: nn.utils.parametrizations.weight_norm(own(), "in_proj_weight"), {}, "its in_proj_weight is computed"
     ),

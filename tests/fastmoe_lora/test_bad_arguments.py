@@ -22,6 +22,7 @@ from fastmoe_lora import (
     RankOptimizer,
     adapt,
     check_adapters,
+    disable_adapters,
     freeze_ranks,
     load_adapters,
     project_ranks_,
@@ -34,6 +35,7 @@ from fastmoe_lora import (
     save_adapters,
     set_rank_window,
     trainable_parameters,
+    unadapt,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -252,6 +254,8 @@ def of_model() -> Iterator[Case]:
         "load_adapters": lambda model: load_adapters(model, "/nowhere/adapters"),
         "adapt": lambda model: adapt(model, {"*": {}}),
         "check_adapters": lambda model: check_adapters(model, torch.ones(2, 2)),
+        "unadapt": unadapt,
+        "disable_adapters": lambda model: disable_adapters(model).__enter__(),
     }
     for name, function in functions.items():
         yield from each(name, lambda model, value, function=function: function(value), "model", NO_MODEL)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -12,11 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from fastmoe_lora import (
     RAMoELinear,
     RankOptimizer,
+    adapt,
+    check_adapters,
+    disable_adapters,
     freeze_ranks,
     load_adapters,
     rank_report,
     ranks_frozen,
     save_adapters,
+    unadapt,
 )
 
 WORLD = 2
@@ -145,3 +150,32 @@ def freezing(index: int, file: str) -> None:
 
 def test_ranks_freeze_in_mid_training_under_ddp_and_fsdp2(tmp_path):
     mp.spawn(freezing, (str(tmp_path / "store"),), nprocs=WORLD)
+
+
+def wrapped(index: int, file: str) -> None:
+    """What adapts models and asks about them, tried on wrapped ones."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(index))
+    for wrap in (DistributedDataParallel, sharded):
+        plain, model = build(), wrap(build())
+        prefix = "module." if wrap is DistributedDataParallel else ""
+        assert check_adapters(model, x) == [f"{prefix}0", f"{prefix}1"]
+        with disable_adapters(model), disable_adapters(plain):
+            torch.testing.assert_close(model(x), plain(x))
+        torch.testing.assert_close(model(x), plain(x))
+        mine, expected = gradients(model, x), gradients(build(), x)  # the wrapper still works
+        assert mine.keys() == expected.keys()
+        for around, inside in ((model, ""), (nn.ModuleDict({"model": model}), "'model' is ")):
+            with pytest.raises(ValueError, match=f"^model: {inside}.*, expected the plain module: unadapt what is in"):
+                unadapt(around)
+            adapting = wrap(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+            around = nn.ModuleDict({"model": adapting}) if inside else adapting
+            with pytest.raises(ValueError, match=f"^model: {inside}.*: adapt first, wrap then$"):
+                adapt(around, {"*": {}})
+            assert not any(isinstance(module, RAMoELinear) for module in around.modules())
+    dist.destroy_process_group()
+
+
+def test_wrapped_models_are_asked_and_run_without_adapters_and_not_adapted(tmp_path):
+    mp.spawn(wrapped, (str(tmp_path / "store"),), nprocs=WORLD)
