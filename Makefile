@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-faults fuzz lint setup bench bench-cpu aot aot-oldest gpu-check clean
+.PHONY: demo test test-faults fuzz works-with lint setup bench bench-cpu aot aot-oldest gpu-check clean
 
 # Starts the run, or goes on with one that was stopped.
 demo: setup
@@ -17,6 +17,11 @@ test: setup
 # Runs that are killed and go on, compared file by file with one that was not; minutes.
 test-faults: setup
 	$(BIN)/python -m pytest tests/faults/kills.py
+
+# The page "what works with what": the tests that show it, then the page of their marks.
+works-with: setup
+	$(BIN)/python -m pytest -m shows
+	$(BIN)/python tests/support/works_with.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -49,6 +49,9 @@ SETTINGS = {
 }
 
 
+@pytest.mark.shows(
+    "torch.nn Transformers", "`nn.TransformerEncoder`, attention and MLP, with masks, in training and in inference"
+)
 @pytest.mark.filterwarnings("ignore:.*mismatched.*:UserWarning")
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -98,6 +101,7 @@ def test_a_nested_tensor_is_refused_in_one_line():
         model.eval()(torch.randn(2, 5, 16), src_key_padding_mask=PADDING)
 
 
+@pytest.mark.shows("torch.nn Transformers", "`nn.TransformerDecoder`, self-attention and cross-attention")
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_a_decoder_with_both_its_attentions(batch_first, norm_first):
@@ -123,6 +127,7 @@ def test_a_decoder_with_both_its_attentions(batch_first, norm_first):
         torch.testing.assert_close(model.eval()(x, memory, **arguments), trained)
 
 
+@pytest.mark.shows("torch.nn Transformers", "`nn.Transformer` with the dropout of its attention")
 def test_a_whole_transformer_with_dropout_of_its_attentions():
     model = nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
     for module in model.modules():

@@ -79,6 +79,8 @@ def saving(index: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.shows("DDP", "adapters are saved whole and loaded")
+@pytest.mark.shows("FSDP2", "adapters are saved whole, by the first process, and loaded")
 def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
     mp.spawn(saving, (str(tmp_path),), nprocs=WORLD)
     for name in ("sharded", "ddp"):
@@ -90,6 +92,8 @@ def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
             assert all(torch.equal(value, expected.state_dict()[key]) for key, value in layer.state_dict().items())
 
 
+@pytest.mark.shows("DDP", "gradients are those of one process with all samples")
+@pytest.mark.shows("FSDP2", "gradients are those of one process with all samples")
 def test_ddp_and_fsdp2_average_the_gradients_of_their_parts(tmp_path):
     mp.spawn(worker, (str(tmp_path / "store"),), nprocs=WORLD)
 
@@ -114,6 +118,8 @@ def learning(index: int, file: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.shows("DDP", "`RankOptimizer` moves the ranks as in one process")
+@pytest.mark.shows("FSDP2", "`RankOptimizer` moves the ranks as in one process")
 def test_ranks_learn_alike_under_ddp_and_fsdp2(tmp_path):
     mp.spawn(learning, (str(tmp_path / "store"),), nprocs=WORLD)
 
@@ -148,6 +154,11 @@ def freezing(index: int, file: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.shows(
+    "DDP",
+    "`freeze_ranks` in mid-training, with `static_graph`, `find_unused_parameters` and `gradient_as_bucket_view` too",
+)
+@pytest.mark.shows("FSDP2", "`freeze_ranks` in mid-training")
 def test_ranks_freeze_in_mid_training_under_ddp_and_fsdp2(tmp_path):
     mp.spawn(freezing, (str(tmp_path / "store"),), nprocs=WORLD)
 
@@ -177,5 +188,9 @@ def wrapped(index: int, file: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.shows("DDP", "`check_adapters` and `disable_adapters`; `adapt` and `unadapt` say: adapt first, wrap then")
+@pytest.mark.shows(
+    "FSDP2", "`check_adapters` and `disable_adapters`; `adapt` and `unadapt` say: adapt first, wrap then"
+)
 def test_wrapped_models_are_asked_and_run_without_adapters_and_not_adapted(tmp_path):
     mp.spawn(wrapped, (str(tmp_path / "store"),), nprocs=WORLD)

@@ -26,6 +26,7 @@ def test_opcheck(case):
     torch.library.opcheck(ramoe_forward, (*inputs, arguments["columns"], 0, 1.0, 0.0, None, "packed"))
 
 
+@pytest.mark.shows("torch.compile", "a layer is one graph (`fullgraph=True`), with all routers and with dropout")
 @pytest.mark.parametrize(
     "options", [{}, {"interpolation": "sampled"}, {"router": "sample"}, {"top_k": 2, "dropout": 0.1}]
 )
@@ -50,6 +51,7 @@ def test_compiles_with_inductor():
     torch.testing.assert_close(torch.compile(module, fullgraph=True)(x), module(x))
 
 
+@pytest.mark.shows("autocast", "computes in bfloat16; gradients of float32 adapters are float32")
 def test_autocast_computes_in_bfloat16_and_keeps_float32_gradients():
     module = layer()
     x = torch.randn(7, 24, requires_grad=True)
@@ -64,6 +66,7 @@ def test_autocast_computes_in_bfloat16_and_keeps_float32_gradients():
     assert torch.equal(y, rounded(x.detach().bfloat16()))
 
 
+@pytest.mark.shows("Activation checkpointing", "repeats the dropout of the first pass")
 def test_activation_checkpointing_repeats_the_dropout():
     module = layer(dropout=0.5)
     x = torch.randn(7, 24, requires_grad=True)

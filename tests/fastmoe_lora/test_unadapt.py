@@ -73,6 +73,7 @@ def change(model: nn.Module) -> None:
         nn.init.normal_(layer.lora_B)
 
 
+@pytest.mark.shows("What a module carries", "`unadapt` gives the original modules back, bit for bit")
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_unadapt_gives_the_model_back(held, steps):
@@ -205,6 +206,10 @@ HOOKS = {
 }
 
 
+@pytest.mark.shows(
+    "What a module carries",
+    "hooks of all kinds go on after `adapt` and `unadapt`, and their handles remove them",
+)
 @pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
 def test_hooks_are_called_and_can_be_removed_before_and_after(register):
     model, seen = nn.Sequential(nn.Linear(4, 4)), []
@@ -229,6 +234,7 @@ def test_hooks_are_called_and_can_be_removed_before_and_after(register):
     assert calls() == 0
 
 
+@pytest.mark.shows("What a module carries", "tied weights, several names, modes and attributes survive `adapt`")
 def test_ties_attributes_and_modes_survive():
     model = block()
     adapt(model, RULES)
@@ -299,6 +305,9 @@ REFUSED = {
 }
 
 
+@pytest.mark.shows(
+    "What a module carries", "a forward of its own, buffers, parametrizations: refused by name, and nothing is changed"
+)
 @pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_would_be_lost_is_refused_by_name_and_nothing_is_changed(make, reason):
     model = nn.Sequential(nn.Linear(4, 4), make())
@@ -320,6 +329,7 @@ def test_subclasses_that_compute_what_linear_does_are_adapted_and_come_back(kind
     assert type(unadapt(model)[0]) is kind
 
 
+@pytest.mark.shows("torch.compile", "`adapt` of a compiled model says: adapt first, wrap then")
 def test_a_compiled_model_is_to_be_adapted_first():
     wrapped = torch.compile(nn.Sequential(nn.Linear(4, 4)))
     for model in (wrapped, nn.Sequential(wrapped)):
