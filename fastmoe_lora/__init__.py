@@ -56,3 +56,12 @@ __all__ = [
     "trainable_parameters",
     "unadapt",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`RAMoEConfig`, which needs PEFT, is looked up when it is asked for."""
+    if name != "RAMoEConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._peft_config import config_class
+
+    return config_class()

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from . import _checks, _files, _lora_file
-from ._wrappers import gathered, plain_name, unwrapped, writes
-from .diagonal import interpolate
+from ._folding import low_rank
+from ._wrappers import plain_name, unwrapped, writes
 from .fixed_gates import layer_gates
 from .layer import RAMoELinear
 from .ranks import named_layers
+
+_IN_PEFT = re.compile(r"(.+)\.ramoe_adapters\.[^.]+")  # a layer of `fastmoe_lora.peft`
 
 
 def save_lora(
@@ -39,9 +40,15 @@ def save_lora(
     layers = named_layers(model)
     folder = _files.folder("path", path)
     _check_exported(model, layers)
+    names = {name: _original(name) for name in layers}
+    for original, count in Counter(names.values()).items():
+        if count > 1:
+            raise ValueError(
+                f"model: {original!r} has {count} adapters of PEFT's, expected one: delete_adapter the others"
+            )
     mixtures = {name: _gates(name, layer, expert, gates) for name, layer in layers.items()}
     sources = [tensor for layer in layers.values() for tensor in (layer.lora_A, layer.lora_B, layer.rank)]
-    factors = {plain_name(name): _folded(name, layer, mixtures[name]) for name, layer in layers.items()}
+    factors = {names[name]: low_rank(name, layer, mixtures[name]) for name, layer in layers.items()}
     factors = {name: pair for name, pair in factors.items() if len(pair[0])}
     if not factors:
         raise ValueError("model: no expert has an active column and a gate that is not 0, expected at least one")
@@ -55,7 +62,7 @@ def save_lora(
         for name, pair in halves.items()
         for half, value in pair.items()
     }
-    others = [name for name, _ in model.named_modules() if name and plain_name(name) not in factors]
+    others = {_original(name) for name, _ in model.named_modules() if name} - factors.keys()
     config = _config({name: len(pair[0]) for name, pair in factors.items()}, others)
     contents = {
         _lora_file.TENSORS: save(tensors, metadata={"format": "pt"}),
@@ -64,33 +71,9 @@ def save_lora(
     _files.write(folder, contents)
 
 
-def _folded(name: str, layer: RAMoELinear, gates: Tensor) -> tuple[Tensor, Tensor]:
-    """A (r, in) and B (out, r) whose product is what the layer adds to its weight with these gates."""
-    A, B, rank = (gathered(tensor.detach()) for tensor in (layer.lora_A, layer.lora_B, layer.rank))
-    for key, value in (("lora_A", A), ("lora_B", B)):
-        if fault := _checks.element_fault(key, value, value.isfinite(), "a finite number"):
-            raise ValueError(f"model: layer {name!r}: {fault}")
-    if fault := _checks.rank_fault(rank, layer.max_rank, whole=False):
-        raise ValueError(f"model: layer {name!r}: {fault}")
-    factor = layer.scaling * gates.to(rank.device)[..., None] * _mean_diagonal(layer, rank.double())  # (S, E, R)
-    precision = torch.promote_types(A.dtype, torch.float32)
-    rows, columns = [], []
-    for split in range(layer.splits):
-        on = factor[split] != 0  # (E, R)
-        rows.append(A[split][on])
-        block = (B[split].double() * factor[split, :, None]).transpose(1, 2)[on]  # (columns, out/S)
-        whole = block.new_zeros(len(block), layer.splits, block.shape[1])
-        whole[:, split] = block
-        columns.append(whole.flatten(1))
-    return torch.cat(rows).to(precision), torch.cat(columns).T.to(precision)
-
-
-def _mean_diagonal(layer: RAMoELinear, rank: Tensor) -> Tensor:
-    """(S, E, R): that of evaluation."""
-    if layer.ranks_whole:
-        return interpolate(rank, layer.max_rank)
-    kind = "linear" if layer.interpolation == "sampled" else layer.interpolation
-    return interpolate(rank, layer.max_rank, kind, layer.rank_window)
+def _original(name: str) -> str:
+    """The name that a module had before it was adapted and wrapped, by `adapt` or by PEFT."""
+    return plain_name(_IN_PEFT.sub(r"\1", name).removeprefix(_lora_file.PREFIX))
 
 
 def _config(ranks: dict[str, int], others: Iterable[str]) -> dict[str, Any]:
