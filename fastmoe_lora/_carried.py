@@ -92,6 +92,22 @@ def notes(module: nn.Module) -> dict[str, dict[str, Any]]:
     return vars(module).pop(_BEFORE, {})
 
 
+def restore(model: nn.Module) -> None:
+    """Gives the modules of ``model`` back what was noted of them."""
+    for module in model.modules():
+        for kind, values in notes(module).items():
+            for attribute, value in values.items():
+                if kind == "learns":
+                    module._parameters[attribute].requires_grad_(value)
+                else:
+                    setattr(module, attribute, value)
+
+
+def is_of_peft(module: nn.Module) -> bool:
+    """Whether it is a layer of `fastmoe_lora.peft`, which is PEFT's to put in and take out."""
+    return type(module).__module__ == f"{__package__}._peft_layer"
+
+
 class _Original:
     """The module itself as long as others hold it, else one like it; its parameters are those of the stand-in.
 

@@ -49,7 +49,7 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
         if rules[pattern] != rules[chosen[first]]:
             raise ValueError(f"rules: {name!r} is {first!r} by another name, expected the same options for both")
     places = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in decided]
-    settings = _settings(model, [name for name, _ in places])
+    settings = call_settings(model, [name for name, _ in places])
     adapted = {module: _adapted(name, module, rules[chosen[name]]) for module, name in decided.items()}
     learning = {parameter for parameter in _adapters(model) if parameter.requires_grad}
     for module in model.modules():
@@ -109,7 +109,7 @@ def _freeze(module: nn.Module, learning: set[nn.Parameter]) -> None:
         mine[name].requires_grad_(False)
 
 
-def _settings(model: nn.Module, chosen: Iterable[str]) -> dict[nn.Module, dict[str, Any]]:
+def call_settings(model: nn.Module, chosen: Iterable[str]) -> dict[nn.Module, dict[str, Any]]:
     """What is to be set in the modules around those chosen so that they call them; ValueError where they do not."""
     around: dict[nn.Module, dict[str, str]] = {}  # module -> name within it -> name
     for name in chosen:
@@ -135,7 +135,7 @@ def _matches(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> Iterat
     for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(closed) and closed:
             continue
-        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)):
+        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)) or _carried.is_of_peft(module):
             closed = (*closed, f"{name}.")
         if name and isinstance(module, (nn.Linear, nn.MultiheadAttention)):
             pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)

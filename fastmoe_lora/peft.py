@@ -10,10 +10,10 @@ from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, PeftType, register_peft_method
 from torch import Tensor, nn
 
-from . import _checks
+from . import _carried, _checks
 from ._peft_layer import ADAPTERS, RAMoELayer
-from .adapt import _settings
-from .layer import RAMoELinear, _checked_linear
+from .adapt import call_settings
+from .layer import RAMoELinear
 
 _NAME, _PREFIX = "RAMOE", "ramoe_"
 _OPTIONS = ("num_experts", "max_rank", "init_rank", "splits", "router", "top_k", "scaling", "interpolation", "dropout")
@@ -135,7 +135,8 @@ class RAMoEModel(BaseTuner):
                 raise ValueError(f"target_modules: {name!r} is {first!r} by another name, expected {expected}")
         for module, name in names.items():
             self._check_target(peft_config, model, name, module)
-        for module, values in _settings(model, names.values()).items():
+        for module, values in call_settings(model, names.values()).items():
+            _carried.note(module, "settings", {attribute: getattr(module, attribute) for attribute in values})
             for attribute, value in values.items():
                 setattr(module, attribute, value)
 
@@ -148,11 +149,9 @@ class RAMoEModel(BaseTuner):
                 raise ValueError(f"target_modules: {name!r} is a part of nn.MultiheadAttention, expected {expected}")
         base = module.get_base_layer() if isinstance(module, RAMoELayer) else module
         try:
-            _checked_linear(base)
+            RAMoELinear.sharing(base, **{**peft_config.options_of(name), "device": "meta"})
             if any(vars(base)[hooks] for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
                 raise ValueError("linear: it has hooks, expected none: PEFT's layer in its place is the one to hook")
-            options = peft_config.options_of(name)
-            RAMoELinear(base.in_features, base.out_features, device="meta", **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"target_modules: {name!r}: {error}") from None
 
@@ -190,6 +189,11 @@ class RAMoEModel(BaseTuner):
                     f"merge: {name!r} has {active.num_experts} experts, and gates that depend on the input, expected "
                     "one expert (fastmoe_lora.save_lora writes a fixed mixture as a LoRA, which can be merged)"
                 )
+
+    def _unload_and_optionally_merge(self, *arguments: Any, **options: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*arguments, **options)
+        _carried.restore(model)
+        return model
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

@@ -16,8 +16,8 @@ def unadapt(model: nn.Module) -> nn.Module:
     Modules, what learns, fused paths and hooks are what they were; modes are those that the model is in by now. A
     `RAMoELinear` that was not put there by `adapt` becomes an ``nn.Linear``; a model that is an adapted layer itself
     cannot be changed in place: what it stands in for is returned. Raises ValueError for a model without RA-MoE layers,
-    one that is compiled or distributed, and for an attention module that was not put there by `adapt`; nothing is
-    changed then.
+    one that is compiled or distributed, and for what was not put there by `adapt`, attention of yours or a layer of
+    PEFT's; nothing is changed then.
     """
     layers = named_layers(model)
     _carried.check_wrapped(model, layers, "unadapt what is inside of it")
@@ -30,6 +30,8 @@ def unadapt(model: nn.Module) -> nn.Module:
         if _carried.record(module) or isinstance(module, RAMoELinear):
             places.append((name, module))
             closed = (*closed, f"{name}." if name else "")
+        elif _carried.is_of_peft(module):
+            raise ValueError(f"model: {name!r} is a layer of PEFT's, expected one put there by adapt: unload() it")
         elif type(module).__module__ == f"{__package__}.attention":
             raise ValueError(f"model: {name!r} is a {type(module).__name__} of yours, expected one put there by adapt")
     for _, module in places:
@@ -41,13 +43,7 @@ def unadapt(model: nn.Module) -> nn.Module:
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, originals[module])
     model = originals.get(model, model)
-    for module in model.modules():
-        for kind, values in _carried.notes(module).items():
-            for attribute, value in values.items():
-                if kind == "learns":
-                    module._parameters[attribute].requires_grad_(value)
-                else:
-                    setattr(module, attribute, value)
+    _carried.restore(model)
     return model
 
 

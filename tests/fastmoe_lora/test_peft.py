@@ -14,13 +14,16 @@ from torch import nn
 import fastmoe_lora
 from fastmoe_lora import (
     RAMoEConfig,
+    adapt,
     check_adapters,
+    disable_adapters,
     fixed_gates,
     freeze_ranks,
     ramoe_layers,
     rank_report,
     save_lora,
     set_rank_window,
+    unadapt,
 )
 
 import peft  # isort: skip
@@ -168,6 +171,27 @@ def test_a_router_s_experts_are_not_merged_and_come_out_as_a_fixed_mixture(tmp_p
     stock = with_peft(tmp_path)
     torch.testing.assert_close(logits(stock), expected, **CLOSE)
     torch.testing.assert_close(logits(stock.merge_and_unload()), expected, **CLOSE)
+
+
+def test_what_is_peft_s_is_left_to_peft():
+    model = make()
+    with pytest.raises(ValueError, match=r"model: '.*layers.0.self_attn.q_proj' is a layer of PEFT's.*unload\(\)"):
+        unadapt(model)
+    with pytest.raises(ValueError, match=r"matches no nn\.Linear"):
+        adapt(model, {"*base_layer": {}})
+    with disable_adapters(model):
+        torch.testing.assert_close(logits(model), logits(llama()), **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:.*mismatched.*:UserWarning")
+def test_fused_paths_are_off_while_it_is_there():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
+    fused, x = encoder.activation_relu_or_gelu, torch.randn(2, 3, 8)
+    model = make(model=encoder, target_modules=["linear1", "linear2"])
+    inference = model(x)
+    torch.testing.assert_close(inference, model.train()(x), **CLOSE)
+    assert not torch.allclose(inference, nn.TransformerEncoderLayer.forward(model.unload().eval(), x))
+    assert encoder.activation_relu_or_gelu == fused
 
 
 def test_a_copy_is_on_its_own():
