@@ -19,9 +19,9 @@ class FrozenLinear(nn.Linear):
     """Drop-in ``nn.Linear`` for layers that are not trained: ``(..., in_features) -> (..., out_features)``.
 
     While its parameters do not require gradients and it runs on a CPU that the "cpu" backend serves, it uses a packed
-    copy of the weight, made once (see `fastmoe_lora.backends.cpu` for its memory and how to do without), for the output
-    and for the gradient of the input. Under autocast the copy is in the autocast dtype, so the weight is not cast in
-    every call. Everywhere else it is ``F.linear``.
+    copy of the weight, made once, for the output and for the gradient of the input (see `fastmoe_lora.backends.cpu` for
+    its memory, the writes through ``.data`` or numpy that it follows, and how to do without). Under autocast the copy is
+    in the autocast dtype, so the weight is not cast in every call. Everywhere else it is ``F.linear``.
     """
 
     @classmethod

@@ -36,6 +36,9 @@ class RAMoELinear(nn.Module):
         dropout: rate on the adapters' input, in training.
         backend: "auto", or a name of `backends()`.
 
+    Of a frozen weight the "cpu" backend keeps a packed copy: see `fastmoe_lora.backends.cpu` for the writes through
+    ``.data`` or numpy that it follows, and how to do without.
+
     Parameters: ``weight (out, in)``, ``bias (out)``, ``lora_A (S, E, R, in)``, ``lora_B (S, E, out/S, R)``,
     ``rank (S, E)`` and ``router.weight (S*E, in)``. Ranks stay float32 or float64 whatever the layer is cast to, since
     16 bits are too coarse to learn them in. Sizes of zero work as in ``nn.Linear``. Raises ValueError or TypeError

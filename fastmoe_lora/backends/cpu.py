@@ -2,9 +2,14 @@
 
 One parallel pass each way: the low-rank product, gates and diagonal of a block of rows, then base and low-rank product
 into one accumulator, bias, and one write of y. The base weight is used packed. A frozen weight is packed once: the copy
-(as large as the weight; once more for the backward pass; float32 for float16) lives as long as the weight, and is made
-anew when the weight is written, replaced or moved. `set_caching(False)`, or FASTMOE_LORA_CPU_CACHE=0 in the
-environment, does without: then every call packs.
+is as large as the weight, once more for the backward pass, float32 for float16. It goes with the weight's memory, at
+once; with memory that torch has not allocated itself (shared, mapped from a file), when the next weight is packed.
+
+The copy follows the weight: it is made anew when the weight is replaced, moved, or written by any operation of torch's,
+which are counted. Writes that pass by the count, through ``weight.data``, ``weight.numpy()`` or a pointer, are followed
+if they change whole rows or whole columns, of which every call compares a sample; those that change a few numbers here
+and there may not be. After such a write call `clear_cache()`, or do without the copies: `set_caching(False)`, or
+FASTMOE_LORA_CPU_CACHE=0 in the environment; then every call packs.
 
 The number of threads is torch's, and for a given number results repeat bit for bit.
 """

@@ -1,7 +1,9 @@
 #include "weights.h"
 
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/StorageImpl.h>
 
+#include <memory>
 #include <mutex>
 #include <unordered_map>
 
@@ -12,7 +14,8 @@ namespace {
 
 // When is a packed copy still right? The storage must be the very same object (a weak reference tells, even after its
 // address has been used again), with the same data pointer and version counter. Writes through `tensor.data` or numpy
-// pass by the version counter; a sample of the numbers, spread over all of the weight, catches those.
+// pass by the version counter; a sample of the numbers, some of every row and of every column, catches those that change
+// whole rows or whole columns.
 struct Identity {
   const void* data;
   uint32_t version;
@@ -20,20 +23,19 @@ struct Identity {
   bool operator==(const Identity&) const = default;
 };
 
+// Words of eight bytes, down a diagonal that comes round until it has been in every row and in every word of a row.
 uint64_t sample_of(const Tensor& weight) {
-  constexpr int64_t kSamples = 64;
   const auto* bytes = static_cast<const unsigned char*>(weight.const_data_ptr());
-  const int64_t words = weight.nbytes() / 8, step = std::max<int64_t>(1, words / kSamples);
+  const int64_t rows = weight.size(0), row_bytes = weight.size(1) * weight.element_size();
+  const int64_t word = std::min<int64_t>(8, row_bytes), words = divide_up(row_bytes, word), count = std::max(rows, words);
   uint64_t hash = weight.nbytes();
-  const auto mix = [&](int64_t at, int64_t count) {
-    uint64_t word = 0;
-    std::memcpy(&word, bytes + at, count);
-    hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+  for (int64_t i = 0, row = 0, at = 0; i < count; i++) {
+    uint64_t value = 0;
+    std::memcpy(&value, bytes + row * row_bytes + std::min(at * word, row_bytes - word), word);
+    hash = (hash ^ value) * 0x9E3779B97F4A7C15u;
     hash ^= hash >> 29;
-  };
-  // Not at the same place of every row: the offset walks through the step.
-  for (int64_t i = 0, n = 0; i < words; i += step, n++) mix(std::min(i + n % step, words - 1) * 8, 8);
-  if (weight.nbytes() % 8) mix(words * 8, weight.nbytes() % 8);
+    row = row + 1 == rows ? 0 : row + 1, at = at + 1 == words ? 0 : at + 1;
+  }
   return hash;
 }
 
@@ -56,9 +58,32 @@ struct Entry {
   PackedWeight packed;
 };
 
-std::mutex mutex;
-std::unordered_map<Key, Entry, KeyHash> cache;
+// Never destroyed: weights may outlive what the library could destroy at exit.
+std::mutex& mutex = *new std::mutex;
+auto& cache = *new std::unordered_map<Key, Entry, KeyHash>;
 bool caching = true;
+
+// The memory of a weight, which takes the packed copies along when it goes: freed, resized or replaced.
+struct Memory {
+  const c10::StorageImpl* storage;
+  at::DataPtr numbers;
+};
+
+void free_memory(void* context) {
+  const std::unique_ptr<Memory> memory(static_cast<Memory*>(context));
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::erase_if(cache, [&](const auto& item) { return item.first.storage == memory->storage; });
+}
+
+// For memory of torch's own allocator. Whoever else has allocated it (shared memory, a mapped file) knows it by its
+// deleter, which has to stay; copies of such weights go with the next one that is packed.
+void watch(c10::StorageImpl* storage) {
+  const at::DataPtr& numbers = storage->data_ptr();
+  if (numbers.get_deleter() != c10::GetCPUAllocator()->raw_deleter() || numbers.get_context() != numbers.get()) return;
+  auto memory = std::unique_ptr<Memory>(new Memory{storage, {}});
+  at::DataPtr watched(numbers.get(), memory.get(), free_memory, numbers.device());
+  memory.release()->numbers = storage->set_data_ptr(std::move(watched));
+}
 
 template <class T, class C>
 void pack(const T* weight, int64_t rows, int64_t columns, int64_t splits, Layout layout, Direction direction,
@@ -123,12 +148,12 @@ PackedWeight packed_weight(const Tensor& weight, int64_t splits, Layout layout, 
   std::erase_if(cache, [](const auto& item) { return item.second.owner.expired(); });
   const auto owner = weight.storage().getWeakStorageImpl();
   cache.insert_or_assign(key, Entry{owner, identity, packed});
+  watch(storage);
   return packed;
 }
 
 int64_t cached_bytes() {
   const std::lock_guard<std::mutex> lock(mutex);
-  std::erase_if(cache, [](const auto& item) { return item.second.owner.expired(); });
   int64_t bytes = 0;
   for (const auto& item : cache) bytes += item.second.packed.memory.nbytes();
   return bytes;

@@ -142,6 +142,65 @@ def test_a_weight_is_packed_once_for_each_direction_and_forgotten_with_its_layer
     assert cpu.cached_bytes() == 0
 
 
+ODD = [(56, 40), (40, 56), (3, 301), (301, 3), (1, 7), (7, 1), (130, 130)]
+
+
+@pytest.mark.parametrize("shape", ODD, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_a_row_or_a_column_written_past_the_version_counter_is_noticed(shape, dtype):
+    layer = FrozenLinear(*shape[::-1], dtype=dtype).requires_grad_(False)
+    x, weight = torch.randn(2, shape[1]).to(dtype), layer.weight
+    for place in [(i, slice(None)) for i in range(shape[0])] + [(slice(None), i) for i in range(shape[1])]:
+        layer(x)
+        weight.data[place] += 1
+        version = weight._version
+        kept = layer(x)
+        cpu.clear_cache()
+        assert torch.equal(layer(x), kept), place
+        assert weight._version == version
+
+
+def test_the_memory_goes_with_the_weight():
+    """Freed, resized or replaced: without another call of anything."""
+    cpu.clear_cache()
+    layer, x = frozen(), torch.randn(5, 40)
+
+    def packed() -> int:
+        with torch.no_grad():
+            layer(x)
+        return cpu.cached_bytes()
+
+    assert packed() > 0
+    layer.weight.data = torch.zeros(56, 40)
+    assert cpu.cached_bytes() == 0
+    assert packed() > 0
+    layer.weight.untyped_storage().resize_(0)
+    assert cpu.cached_bytes() == 0
+    layer.weight.untyped_storage().resize_(56 * 40 * 4)
+    assert packed() > 0
+    del layer
+    assert cpu.cached_bytes() == 0
+
+
+def test_memory_that_others_know_by_its_deleter_stays_theirs():
+    layer, x = frozen(), torch.randn(5, 40)
+    layer.weight.share_memory_()
+    with torch.no_grad():
+        y = layer(x)
+        assert layer.weight.is_shared()
+        assert torch.equal(layer(x), y)
+    plain = frozen()
+    with torch.no_grad():
+        plain(x)
+    plain.share_memory()
+    assert plain.weight.is_shared()
+    del layer, plain
+    with torch.no_grad():
+        frozen()(x)  # those go with the next that is packed
+    assert cpu.cached_bytes() == 0
+
+
 def test_trained_weights_are_not_kept():
     arguments = Case().arguments(torch.float32)
     ramoe_linear(**arguments, backend="cpu").sum().backward()
