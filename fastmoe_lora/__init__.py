@@ -3,6 +3,7 @@
 from .adapt import adapt, trainable_parameters
 from .attention import RAMoECrossAttention, RAMoESelfAttention
 from .backends import backends
+from .conv1d import RAMoEConv1D
 from .diagonal import rank_diagonal
 from .fixed_gates import fixed_gates
 from .frozen_linear import FrozenLinear, frozen_linear
@@ -28,6 +29,7 @@ from .unadapt import disable_adapters, unadapt
 
 __all__ = [
     "FrozenLinear",
+    "RAMoEConv1D",
     "RAMoECrossAttention",
     "RAMoELinear",
     "RAMoESelfAttention",

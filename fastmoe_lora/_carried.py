@@ -18,6 +18,8 @@ _OWN = {
     nn.Linear: frozenset(vars(nn.Linear(1, 1, device="meta"))),
     nn.MultiheadAttention: frozenset(vars(nn.MultiheadAttention(1, 1, device="meta"))),
 }
+_CONV1D = {("transformers.pytorch_utils", "Conv1D"), ("transformers.modeling_utils", "Conv1D")}
+_CONV1D_OWN = frozenset(vars(nn.Module())) | {"nf", "nx"}
 # Subclasses whose own forward computes what nn.Linear's does.
 _PLAIN = {("timm.layers.linear", "Linear"), ("transformers.models.falcon.modeling_falcon", "FalconLinear")}
 _PLAIN |= {(FrozenLinear.__module__, FrozenLinear.__name__)}
@@ -26,7 +28,7 @@ _RECORD, _BEFORE = "_stands_in_for", "_before_adapt"
 
 
 def check_forward(module: nn.Module) -> None:
-    """ValueError unless ``module`` computes what an ``nn.Linear`` or ``nn.MultiheadAttention`` does."""
+    """ValueError unless ``module`` computes what the class does that is adapted."""
     base = _base(module)
     kind = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
     if "forward" in vars(module):
@@ -34,7 +36,7 @@ def check_forward(module: nn.Module) -> None:
     if "_compiled_call_impl" in vars(module):
         raise ValueError("it has been compiled, expected one that is not: adapt first, compile then")
     if kind is not base and (kind.__module__, kind.__name__) not in _PLAIN:
-        raise ValueError(f"it is a {type(module).__name__}, whose forward is its own, expected nn.{base.__name__}'s")
+        raise ValueError(f"it is a {type(module).__name__}, whose forward is its own, expected {_named(base)}'s")
 
 
 def check_wrapped(model: nn.Module, names: Iterable[str], hint: str) -> None:
@@ -53,7 +55,7 @@ def check(module: nn.Module, new: nn.Module) -> None:
     """ValueError unless ``new`` can stand in for ``module`` with all that it carries."""
     check_forward(module)
     more = sorted({*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"})
-    if isinstance(module, nn.Linear) and more:
+    if not isinstance(module, nn.MultiheadAttention) and more:
         raise ValueError(f"it has {more[0]!r}, expected weight and bias alone")
     if clashes := [name for name in _attributes(module) if hasattr(new, name)]:
         raise ValueError(f"it has an attribute {clashes[0]!r}, expected none that an adapted module needs for itself")
@@ -71,7 +73,8 @@ def hand_on(module: nn.Module, new: nn.Module) -> None:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """Those that others have set."""
-    return {name: value for name, value in vars(module).items() if name not in {*_OWN[_base(module)], _BEFORE}}
+    own = _OWN.get(_base(module), _CONV1D_OWN)
+    return {name: value for name, value in vars(module).items() if name not in {*own, _BEFORE}}
 
 
 def record(module: nn.Module) -> "_Original | None":
@@ -111,14 +114,16 @@ def is_of_peft(module: nn.Module) -> bool:
 class _Original:
     """The module itself as long as others hold it, else one like it; its parameters are those of the stand-in.
 
-    The parameters are not held here, so that those of a sharded model do not stay in memory whole.
+    The parameters are not held here, so that those of a sharded model do not stay in memory whole. Those that the
+    stand-in has in another form (``other_form``, names) its ``original_parameter`` gives back.
     """
 
     def __init__(self, module: nn.Module, new: nn.Module):
         names = {id(parameter): name for name, parameter in new.named_parameters()}
         shared = ((name, names.get(id(parameter))) for name, parameter in module.named_parameters())
         self.shared = {name: theirs for name, theirs in shared if theirs is not None}
-        self.bare = _without(module, set(names))
+        self.other = tuple(name for name in getattr(new, "other_form", ()) if module._parameters[name] is not None)
+        self.bare = _without(module, set(names) | {id(module._parameters[name]) for name in self.other})
         self.module = weakref.ref(module)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,6 +136,12 @@ class _Original:
         for name, theirs in self.shared.items():
             owner, _, attribute = name.rpartition(".")
             module.get_submodule(owner)._parameters[attribute] = new.get_parameter(theirs)
+        for name in self.other:
+            mine, parameter = module._parameters[name], new.original_parameter(name)
+            if mine is None:
+                module._parameters[name] = parameter
+            else:  # others hold it
+                mine.data = parameter.data
         for name, value in getattr(new, "given_back", dict)().items():
             if not _same(value, former := module.get_parameter(name)):
                 module._parameters[name] = nn.Parameter(value, requires_grad=former.requires_grad)
@@ -144,12 +155,23 @@ def _same(value: Tensor, former: Tensor) -> bool:
     return alike and (value.is_meta or torch.equal(value, former))
 
 
+def _named(kind: type[nn.Module]) -> str:
+    return f"nn.{kind.__name__}" if kind.__module__.startswith("torch.") else kind.__name__
+
+
+def conv1d_class(module: nn.Module) -> type[nn.Module] | None:
+    """transformers' ``Conv1D`` if ``module`` is one; transformers is not imported for it."""
+    return next((kind for kind in type(module).__mro__ if (kind.__module__, kind.__name__) in _CONV1D), None)
+
+
 def _gone() -> None:
     """The reference to the module in a copy of the record: the copy of a model gets modules of its own."""
 
 
 def _base(module: nn.Module) -> type[nn.Module]:
-    return nn.Linear if isinstance(module, nn.Linear) else nn.MultiheadAttention
+    if isinstance(module, nn.Linear):
+        return nn.Linear
+    return conv1d_class(module) or nn.MultiheadAttention
 
 
 def _share_hooks(module: nn.Module, new: nn.Module) -> None:

@@ -10,6 +10,7 @@ from . import _carried, _checks
 from ._fused_paths import layer_calls
 from ._weight_reads import weight_reads
 from .attention import attention_class
+from .conv1d import RAMoEConv1D, conv1d_class
 from .layer import RAMoELinear
 from .ranks import ramoe_layers
 
@@ -21,11 +22,12 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
 
     Adapters that it has already go on learning. ``rules`` maps a pattern over module names (shell style:
     ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the first pattern that matches a name decides. ``nn.Linear``
-    becomes `RAMoELinear`; ``nn.MultiheadAttention``, which never calls its projections, becomes `RAMoESelfAttention` as
-    a whole (`RAMoECrossAttention` with a kdim or vdim of its own). A module that the model has under several names is
-    replaced by one module under all of them. Hooks, modes, ties and attributes that others have set survive, and
-    `unadapt` takes all back. Fused paths that read weights instead of calling layers are switched off around adapted
-    layers where the module has a switch (PyTorch's encoders in inference; timm's BEiT, EVA and Swin v2).
+    becomes `RAMoELinear`, ``Conv1D`` of transformers (GPT-2) `RAMoEConv1D`; ``nn.MultiheadAttention``, which never
+    calls its projections, becomes `RAMoESelfAttention` as a whole (`RAMoECrossAttention` with a kdim or vdim). A
+    module that the model has under several names is replaced by one module under all of them. Hooks, modes, ties and
+    attributes that others have set survive, and `unadapt` takes all back. Fused paths that read weights instead of
+    calling layers are switched off around adapted layers where the module has a switch (PyTorch's encoders in
+    inference; timm's BEiT, EVA and Swin v2).
 
     Raises ValueError or TypeError for a pattern that matches neither or decides nothing; for a model that is compiled
     or distributed; and naming the module whose options are wrong, whose forward is its own, which carries what an
@@ -38,7 +40,7 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     chosen = dict(_matches(model, rules))
     for pattern in rules:
         if not any(fnmatchcase(name, pattern) for name in chosen):
-            kinds = "nn.Linear or nn.MultiheadAttention"
+            kinds = "nn.Linear, nn.MultiheadAttention or Conv1D"
             raise ValueError(f"rules: {pattern!r} matches no {kinds} of {type(model).__name__}")
         if pattern not in chosen.values():
             raise ValueError(f"rules: {pattern!r} decides nothing: patterns before it match all that it matches")
@@ -90,14 +92,20 @@ def _adapters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    kind = RAMoELinear if isinstance(module, nn.Linear) else attention_class(module)
     try:
+        kind = _kind(module)
         new = kind.sharing(module, **options)
         _carried.check(module, new)
         return new
     except (TypeError, ValueError) as error:
         refusal = ValueError if isinstance(error, ValueError) else TypeError
         raise refusal(f"rules: {name!r}: {error}") from None
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    if isinstance(module, nn.Linear):
+        return RAMoELinear
+    return RAMoEConv1D if conv1d_class(module) else attention_class(module)
 
 
 def _freeze(module: nn.Module, learning: set[nn.Parameter]) -> None:
@@ -137,7 +145,7 @@ def _matches(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> Iterat
             continue
         if isinstance(module, (RAMoELinear, nn.MultiheadAttention)) or _carried.is_of_peft(module):
             closed = (*closed, f"{name}.")
-        if name and isinstance(module, (nn.Linear, nn.MultiheadAttention)):
+        if name and (isinstance(module, (nn.Linear, nn.MultiheadAttention)) or conv1d_class(module)):
             pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
             if pattern is not None:
                 yield name, pattern
