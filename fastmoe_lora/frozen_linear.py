@@ -20,8 +20,8 @@ class FrozenLinear(nn.Linear):
 
     While its parameters do not require gradients and it runs on a CPU that the "cpu" backend serves, it uses a packed
     copy of the weight, made once, for the output and for the gradient of the input (see `fastmoe_lora.backends.cpu` for
-    its memory, the writes through ``.data`` or numpy that it follows, and how to do without). Under autocast the copy is
-    in the autocast dtype, so the weight is not cast in every call. Everywhere else it is ``F.linear``.
+    its memory, the writes through ``.data`` or numpy that it follows, and how to do without). Under autocast the copy
+    is in the autocast dtype, so the weight is not cast in every call. Everywhere else it is ``F.linear``.
     """
 
     @classmethod

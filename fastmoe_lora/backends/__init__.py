@@ -16,8 +16,8 @@ OPERATORS = (*NAMES[1:], "checked")
 def backends() -> dict[str, bool | str]:
     """Backend name -> True where it works on this machine, else the reason why it does not.
 
-    "cpu" keeps packed copies of frozen weights. They follow what torch's operations write; of writes past those, through
-    ``weight.data`` or numpy, only such as change whole rows or columns (`fastmoe_lora.backends.cpu`).
+    "cpu" keeps packed copies of frozen weights. They follow what torch's operations write; of what is written past
+    those, through ``weight.data`` or numpy, only whole rows and columns (`fastmoe_lora.backends.cpu`).
     """
     return {name: _availability(name) for name in NAMES}
 

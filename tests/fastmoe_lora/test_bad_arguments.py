@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 
 import fastmoe_lora
 from fastmoe_lora import (
+    RAMoEConv1D,
     RAMoECrossAttention,
     RAMoELinear,
     RAMoESelfAttention,
@@ -169,6 +170,7 @@ OPTIONS = [
 def from_module() -> Iterator[Case]:
     for name, make in bad_linears().items():
         yield Case(f"from_linear-{name}", lambda model, make=make: RAMoELinear.from_linear(make()), "linear: ")
+        yield Case(f"RAMoEConv1D-{name}", lambda model, make=make: RAMoEConv1D.from_linear(make()), "linear: ")
     for name, make in bad_attentions().items():
         yield Case(
             f"from_attention-{name}", lambda model, make=make: RAMoESelfAttention.from_attention(make()), "attention: "
