@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.processes import WORLD, together
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -23,8 +23,6 @@ from fastmoe_lora import (
     save_adapters,
     unadapt,
 )
-
-WORLD = 2
 
 
 def build() -> nn.Sequential:
@@ -48,9 +46,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: grad.full_tensor() if hasattr(grad, "full_tensor") else grad for name, grad in found.items()}
 
 
-def worker(index: int, file: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
+def worker(index: int, _: str) -> None:
     batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
     whole = gradients(build(), batches)
     for wrap in (DistributedDataParallel, sharded):
@@ -58,13 +54,10 @@ def worker(index: int, file: str) -> None:
         assert mine.keys() == whole.keys()
         for name, grad in mine.items():
             torch.testing.assert_close(grad, whole[name], msg=lambda text, name=name: f"{name}: {text}")
-    dist.destroy_process_group()
 
 
 def saving(index: int, folder: str) -> None:
     """Adapters out of a sharded model and into one, with the frozen weights of `build`."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=WORLD)
     for name, wrap in (("sharded", sharded), ("ddp", DistributedDataParallel)):
         save_adapters(wrap(build()), f"{folder}/{name}")
         dist.barrier()  # the first process writes
@@ -76,13 +69,12 @@ def saving(index: int, folder: str) -> None:
         x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(into(x), build()(x))
         dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.shows("DDP", "adapters are saved whole and loaded")
 @pytest.mark.shows("FSDP2", "adapters are saved whole, by the first process, and loaded")
 def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
-    mp.spawn(saving, (str(tmp_path),), nprocs=WORLD)
+    together(saving, tmp_path)
     for name in ("sharded", "ddp"):
         model = build()
         for layer in model:
@@ -95,13 +87,11 @@ def test_adapters_of_sharded_and_wrapped_models_are_saved_whole(tmp_path):
 @pytest.mark.shows("DDP", "gradients are those of one process with all samples")
 @pytest.mark.shows("FSDP2", "gradients are those of one process with all samples")
 def test_ddp_and_fsdp2_average_the_gradients_of_their_parts(tmp_path):
-    mp.spawn(worker, (str(tmp_path / "store"),), nprocs=WORLD)
+    together(worker, tmp_path)
 
 
-def learning(index: int, file: str) -> None:
+def learning(index: int, _: str) -> None:
     """Ranks that learn: the same in one process, in DDP and in FSDP2."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
     batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
     whole = None
     for wrap in (lambda model: model, DistributedDataParallel, sharded):
@@ -115,19 +105,16 @@ def learning(index: int, file: str) -> None:
         whole = ranks if whole is None else whole
         torch.testing.assert_close(ranks, whole, rtol=1e-4, atol=1e-4)
         assert not (ranks == 4.5).any()
-    dist.destroy_process_group()
 
 
 @pytest.mark.shows("DDP", "`RankOptimizer` moves the ranks as in one process")
 @pytest.mark.shows("FSDP2", "`RankOptimizer` moves the ranks as in one process")
 def test_ranks_learn_alike_under_ddp_and_fsdp2(tmp_path):
-    mp.spawn(learning, (str(tmp_path / "store"),), nprocs=WORLD)
+    together(learning, tmp_path)
 
 
-def freezing(index: int, file: str) -> None:
+def freezing(index: int, _: str) -> None:
     """Ranks that are frozen in mid-training: the same in one process, in DDP and in FSDP2, and moved no more."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
     batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
     static = partial(DistributedDataParallel, static_graph=True)
     views = partial(DistributedDataParallel, gradient_as_bucket_view=True)
@@ -151,7 +138,6 @@ def freezing(index: int, file: str) -> None:
     for output, report in zip(outputs, reports, strict=True):
         assert report == reports[0]
         torch.testing.assert_close(output, outputs[0], rtol=1e-3, atol=1e-4)
-    dist.destroy_process_group()
 
 
 @pytest.mark.shows(
@@ -160,13 +146,11 @@ def freezing(index: int, file: str) -> None:
 )
 @pytest.mark.shows("FSDP2", "`freeze_ranks` in mid-training")
 def test_ranks_freeze_in_mid_training_under_ddp_and_fsdp2(tmp_path):
-    mp.spawn(freezing, (str(tmp_path / "store"),), nprocs=WORLD)
+    together(freezing, tmp_path)
 
 
-def wrapped(index: int, file: str) -> None:
+def wrapped(index: int, _: str) -> None:
     """What adapts models and asks about them, tried on wrapped ones."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=WORLD)
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(index))
     for wrap in (DistributedDataParallel, sharded):
         plain, model = build(), wrap(build())
@@ -185,7 +169,6 @@ def wrapped(index: int, file: str) -> None:
             with pytest.raises(ValueError, match=f"^model: {inside}.*: adapt first, wrap then$"):
                 adapt(around, {"*": {}})
             assert not any(isinstance(module, RAMoELinear) for module in around.modules())
-    dist.destroy_process_group()
 
 
 @pytest.mark.shows("DDP", "`check_adapters` and `disable_adapters`; `adapt` and `unadapt` say: adapt first, wrap then")
@@ -193,4 +176,4 @@ def wrapped(index: int, file: str) -> None:
     "FSDP2", "`check_adapters` and `disable_adapters`; `adapt` and `unadapt` say: adapt first, wrap then"
 )
 def test_wrapped_models_are_asked_and_run_without_adapters_and_not_adapted(tmp_path):
-    mp.spawn(wrapped, (str(tmp_path / "store"),), nprocs=WORLD)
+    together(wrapped, tmp_path)

@@ -1,0 +1,28 @@
+"""A few processes on the CPU that talk to each other, each with one thread."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+WORLD = 2
+
+
+def together(body: Callable[[int, str], None], folder: Path) -> None:
+    """``body(rank, folder)`` in `WORLD` processes; raises what one of them raises."""
+    mp.spawn(_run, (body, str(folder)), nprocs=WORLD)
+
+
+def _run(rank: int, body: Callable[[int, str], None], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    body(rank, folder)
+    dist.barrier()
+    dist.destroy_process_group()
+    # Caches of DTensor's hold the group, and so gloo's threads, beyond this and until the interpreter is gone. One that
+    # is still about to let go of a Python object wants a lock that no longer exists, is ended by force in the middle of
+    # C++ code and takes the process along ("terminate called without an active exception"). So the interpreter stays.
+    os._exit(0)
