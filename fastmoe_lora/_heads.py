@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks
+from ._tracing import untraced
 
 
+@untraced
 def check_call(query, key, value, features: tuple[int, int, int], batch_first: bool) -> None:
     """That these are (B, N, L) or (N, B, L) by ``batch_first``, or (N, L), alike but for N and the ``features``."""
     for name, tensor, width in zip(("query", "key", "value"), (query, key, value), features, strict=True):

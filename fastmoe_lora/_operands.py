@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ._tracing import untraced
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 CASTABLE = DTYPES[:3]  # what autocast casts
 _LARGEST = sys.float_info.max
@@ -22,6 +24,7 @@ _NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 _known_columns = WeakIdKeyDictionary()  # table -> (its version, E * R) that its numbers were looked through for
 
 
+@untraced
 def check_call(
     x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, autocast
 ) -> None:
@@ -85,6 +88,7 @@ def check_backward(
         raise ValueError("router_weight: got None, expected a tensor, since its gradient is asked for")
 
 
+@untraced
 def check_linear(x, weight, bias, autocast) -> None:
     """Arguments of `frozen_linear`: those of ``torch.nn.functional.linear`` for a weight of two dimensions."""
     check_dense("x", x)

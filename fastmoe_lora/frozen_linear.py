@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import _operands
 from .backends import load, resolve
-from .ops import is_autocast, is_eager
+from .ops import decomposes, is_autocast, is_eager
 
 _LIBRARY = torch.library.Library("fastmoe_lora", "FRAGMENT")
 _LIBRARY.define("frozen_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -46,7 +46,7 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     autocast = is_autocast(device_type) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
     on_cpu = device_type == "cpu" and dtype in _operands.CASTABLE and resolve("auto", x.device, dtype) == "cpu"
-    if on_cpu and is_eager():
+    if on_cpu and is_eager((x, weight, bias)):
         try:
             y = load("cpu").frozen_linear(x, dtype, autocast, weight, bias)
         except (RuntimeError, TypeError):
@@ -56,7 +56,7 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
             return y
     _operands.check_linear(x, weight, bias, autocast)
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    if not (on_cpu and frozen and x.numel() and weight.numel()):
+    if not (on_cpu and frozen and x.numel() and weight.numel()) or decomposes(x, weight, bias):
         return F.linear(x, weight, bias)
     rows = x.to(dtype).reshape(-1, x.shape[-1])
     if autocast:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from . import _operands, backends, ops
-from .backends import reference
+from .backends import packed, reference
+
+# What PyTorch differentiates itself, operation by operation; the backends beside them are operators.
+_DEFINITIONS = {"reference": reference.linear, "decomposed": packed.linear}
 
 
 def ramoe_linear(
@@ -55,7 +58,7 @@ def ramoe_linear(
     on_cpu = backend == "cpu"
     frozen, adapters, rest = (weight, bias), (lora_A, lora_B), (columns, top_k, scaling, dropout, seed)
     operands = (x, *frozen, *adapters, diag, gates, router_weight, *rest)
-    if on_cpu and ops.is_eager() and not _has_truths(top_k, scaling, dropout):
+    if on_cpu and ops.is_eager(operands) and not _has_truths(top_k, scaling, dropout):
         compiled = backends.load("cpu").ramoe_linear
         try:
             y = compiled(x, dtype, autocast, *operands[1:])
@@ -67,6 +70,8 @@ def ramoe_linear(
         if y is not None:
             return y
     _operands.check_call(*operands, autocast)
+    if ops.decomposes(*operands[:7]) and backend != "reference":
+        backend, on_cpu = "decomposed", False
     if not autocast:
         return _linear(*operands, backend)
     with torch.autocast(x.device.type, enabled=False):
@@ -118,5 +123,5 @@ def _linear(
         float(dropout),
         seed if dropout > 0 else None,
     )
-    y = reference.linear(*arguments) if backend == "reference" else ops.linear(*arguments, backend)
-    return y.view(*leading, weight.shape[0]) if len(leading) != 1 else y
+    y = _DEFINITIONS[backend](*arguments) if backend in _DEFINITIONS else ops.linear(*arguments, backend)
+    return y.reshape(*leading, weight.shape[0]) if len(leading) != 1 else y

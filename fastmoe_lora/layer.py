@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import _carried, _checks, _operands, ops
 from ._frozen_ranks import hold, still
 from ._settings import rank_window, settings, settings_fault
+from ._tracing import untraced
 from ._wrappers import gathered, scattered
 from .backends import NAMES
 from .diagonal import INTERPOLATIONS, interpolate
@@ -227,6 +228,7 @@ class RAMoELinear(nn.Module):
         logits = x.to(weight.dtype) @ weight.T
         return route(logits.unflatten(-1, (self.splits, self.num_experts)), self.top_k or 0)
 
+    @untraced
     def _check_routed(self, x: Tensor, device: torch.device) -> None:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"x: got {_checks.shown(x)}, expected a floating-point tensor")

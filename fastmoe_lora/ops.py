@@ -5,7 +5,9 @@ Shapes: M tokens, K = in_features, N = out_features, S splits, E experts, R maxi
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.overrides import has_torch_function
 
 from . import _operands, backends
 
@@ -23,6 +25,7 @@ _LIBRARY.define(
 # ramoe_forward's inputs, and the first of them that have gradients: x ... router_weight.
 _INPUTS, _DIFFERENTIABLE = 14, 8
 _ORDINARY = (Tensor, Parameter, type(None))
+_OF_COMPILERS = ("FakeTensor", "FunctionalTensor")  # tensor subclasses that stand for ordinary tensors
 
 
 def linear(*inputs) -> Tensor:
@@ -38,13 +41,37 @@ def linear(*inputs) -> Tensor:
     return _forward(*inputs)[0]
 
 
-def is_eager() -> bool:
-    """Whether nobody needs to see the operator: no compiler, no mode, no function transform."""
+def is_eager(tensors: tuple) -> bool:
+    """Whether nobody needs to see the operator: no compiler, no mode, and nothing of what `decomposes` looks for."""
     return (
         not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
+        and not has_torch_function(tensors)
     )
+
+
+def decomposes(*tensors: Tensor | None) -> bool:
+    """Whether PyTorch's own operations are wanted, none of ours: by what writes them down (torch.export,
+    torch.jit.trace), transforms them (torch.func), differentiates them forward, or gives them a meaning of its own (a
+    tensor subclass)."""
+    return (
+        torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+        or _is_transformed()
+        or forward_ad._current_level >= 0
+        or any(type(t) not in _ORDINARY and type(t).__name__ not in _OF_COMPILERS for t in tensors)
+    )
+
+
+def _is_transformed() -> bool:
+    """Whether this is the body of a function that torch.func transforms."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+_is_transformed._dynamo_marked_constant = True  # the answer at the time of tracing; torch.compile guards the transforms
 
 
 def is_autocast(device_type: str) -> bool:
@@ -54,7 +81,8 @@ def is_autocast(device_type: str) -> bool:
 
 def _is_ordinary(inputs) -> bool:
     """Whether, besides, no argument is a tensor subclass."""
-    return is_eager() and all(type(t) in _ORDINARY for t in inputs[:_DIFFERENTIABLE])
+    tensors = inputs[:_DIFFERENTIABLE]
+    return is_eager(tensors) and all(type(t) in _ORDINARY for t in tensors)
 
 
 def _forward(*arguments):

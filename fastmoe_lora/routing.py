@@ -13,8 +13,10 @@ def route(logits: Tensor, top_k: int = 0) -> Tensor:
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if top_k:
-        chosen = logits.argsort(dim=-1, descending=True, stable=True)[..., :top_k]
-        dropped = torch.ones_like(logits, dtype=torch.bool).scatter(-1, chosen, False)
+        least = logits.detach().topk(top_k, dim=-1).values[..., -1:]
+        equal = logits == least
+        room = top_k - (logits > least).sum(-1, keepdim=True)  # for the equal ones: which of them topk takes is open
+        dropped = (logits < least) | (equal & (equal.cumsum(-1) > room))
         logits = logits.masked_fill(dropped, float("-inf"))
     return logits.softmax(-1)
 

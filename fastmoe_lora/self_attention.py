@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _operands, backends, ops
+from ._tracing import untraced
 
 
 def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
@@ -17,7 +18,7 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
     """
     _check(qkv, num_heads, mask)
     compiled = (
-        ops.is_eager()
+        ops.is_eager((qkv,))
         and mask is None
         and qkv.dtype == torch.bfloat16
         and qkv.requires_grad
@@ -31,6 +32,7 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
+@untraced
 def _check(qkv: Tensor, num_heads: int, mask: Tensor | None) -> None:
     _operands.check_dense("qkv", qkv)
     if not isinstance(num_heads, (int, torch.SymInt)) or isinstance(num_heads, bool) or num_heads < 1:

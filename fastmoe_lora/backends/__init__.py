@@ -7,6 +7,9 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .._tracing import untraced
 
 NAMES = ("reference", "packed", "triton", "cpu")
 # Which the registered operators take: PyTorch differentiates the reference itself, "checked" is "auto" on GPUs.
@@ -51,14 +54,18 @@ resolve._dynamo_marked_constant = True
 
 
 @cache
+@untraced
 def _load(name: str) -> ModuleType:
-    return import_module(f"{__name__}.{name}")
+    with _disable_current_modes():  # what a backend asks its library is no part of a graph
+        return import_module(f"{__name__}.{name}")
 
 
 @cache
+@untraced
 def _availability(name: str) -> bool | str:
     try:
-        return _load(name).available()
+        with _disable_current_modes():
+            return _load(name).available()
     except ImportError as error:
         return f"{type(error).__name__}: {error}"
 

@@ -5,6 +5,7 @@ scaling of a narrow matrix between them; nothing of size M x N exists but the ou
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..diagonal import as_diagonal, diagonal_gradient
@@ -35,17 +36,38 @@ def forward(
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)); the last two are what backward needs."""
     splits, experts, max_rank, _ = lora_A.shape
     layout = _Layout(columns, splits, experts, max_rank, lora_A.device)
-    product = counter_dropout(x, dropout, seed) @ _stack(lora_A, router_weight, layout, x.dtype).T  # (M, S*P [+ S*E])
-    low_rank = product[:, : splits * layout.width].unflatten(1, (splits, layout.width)).contiguous()
-    routed = router_weight is not None
-    if routed:
-        gates = route(product[:, splits * layout.width :].unflatten(1, (splits, experts)), top_k)
-    t = (low_rank * _coefficients(gates, diag, layout, scaling)).to(x.dtype)
+    low_rank, used = _low_rank(counter_dropout(x, dropout, seed), lora_A, gates, router_weight, layout, top_k)
+    t = (low_rank * _coefficients(used, diag, layout, scaling)).to(x.dtype)
     y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
     b = layout.columns_of(lora_B.permute(0, 1, 3, 2), x.dtype)  # (S, P, N/S)
     for s, part in enumerate(y.unflatten(1, (splits, lora_B.shape[2])).unbind(1)):
         part.addmm_(t[:, s], b[s])
-    return y, low_rank, gates if routed else gates.new_empty(0)
+    return y, low_rank, gates.new_empty(0) if router_weight is None else used
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    diag: Tensor,
+    gates: Tensor | None,
+    router_weight: Tensor | None,
+    columns: Tensor | None,
+    top_k: int,
+    scaling: float,
+    dropout: float,
+    seed: Tensor | None,
+) -> Tensor:
+    """y (M, N) of `forward`, written for PyTorch to export, transform and differentiate: nothing is done in place."""
+    splits, experts, max_rank, _ = lora_A.shape
+    layout = _Layout(columns, splits, experts, max_rank, lora_A.device)
+    low_rank, gates = _low_rank(counter_dropout(x, dropout, seed), lora_A, gates, router_weight, layout, top_k)
+    t = (low_rank * _coefficients(gates, diag, layout, scaling)).to(x.dtype)
+    b = layout.columns_of(lora_B.permute(0, 1, 3, 2), x.dtype)
+    update = torch.einsum("msp,spo->mso", t, b)
+    return F.linear(x, weight, bias) + update.flatten(1)
 
 
 def backward(
@@ -163,6 +185,18 @@ def _stack(lora_A: Tensor, router_weight: Tensor | None, layout: _Layout, dtype:
     """The active rows of A, then the router's: (S*P [+ S*E], K)."""
     rows = layout.columns_of(lora_A, dtype).flatten(0, 1)
     return rows if router_weight is None else torch.cat([rows, router_weight.to(dtype)])
+
+
+def _low_rank(
+    x: Tensor, lora_A: Tensor, gates: Tensor | None, router_weight: Tensor | None, layout: _Layout, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """The low-rank product (M, S, P) of the adapters' input, and the gates (M, S, E), given or the router's."""
+    splits, experts, _ = layout.shape
+    product = x @ _stack(lora_A, router_weight, layout, x.dtype).T  # (M, S*P [+ S*E])
+    low_rank = product[:, : splits * layout.width].unflatten(1, (splits, layout.width)).contiguous()
+    if router_weight is not None:
+        gates = route(product[:, splits * layout.width :].unflatten(1, (splits, experts)), top_k)
+    return low_rank, gates
 
 
 def _coefficients(gates: Tensor, diag: Tensor, layout: _Layout, scaling: float) -> Tensor:

@@ -1,0 +1,34 @@
+"""What torch.jit.trace is not to see: its graph would hold what is decided in Python, and it warns of each decision."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Nothing in here is recorded by a trace that is going on."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
+
+
+def untraced(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """``function``, which a trace does not record."""
+
+    @wraps(function)
+    def call(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        if not torch.jit.is_tracing():
+            return function(*arguments, **options)
+        with paused():
+            return function(*arguments, **options)
+
+    return call
