@@ -12,6 +12,7 @@ from . import _checks, _files
 _NEEDED = ("peft_type", "r", "lora_alpha", "target_modules")
 _READ = (*_NEEDED, "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "exclude_modules")
 _READ += ("modules_to_save", "layers_to_transform", "layers_pattern")
+_LONGEST_PATTERN = 1000  # characters
 # What says nothing about the output: where it came from, how it was trained, options of options that are refused.
 _OF_TRAINING = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config"}
 _OF_TRAINING |= {"fan_in_fan_out", "inference_mode", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core"}
@@ -129,8 +130,28 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_pattern(value: Any) -> bool:
+    """Whether it is a regular expression, and one that is soon through with any name."""
     try:
         re.compile(value)
     except (re.error, TypeError, RecursionError, OverflowError):
         return False
-    return True
+    if len(value) > _LONGEST_PATTERN and any(sign in value for sign in "*+?{"):
+        return False
+    inside = re.sub(r"\\.|\[\^?\]?[^]]*\]", "x", value, flags=re.DOTALL)
+    return not _has_repeats_of_choices(inside)
+
+
+def _has_repeats_of_choices(pattern: str) -> bool:
+    """Whether a group that holds a repeat or a choice is repeated, which may take time exponential in the name."""
+    choices = [False]
+    for at, sign in enumerate(pattern):
+        if sign == "(":
+            choices.append(False)
+        elif sign == ")":
+            inner = choices.pop()
+            if inner and pattern[at + 1 : at + 2] in ("*", "+", "{"):
+                return True
+            choices[-1] |= inner
+        elif sign in "*+{|":
+            choices[-1] = True
+    return False

@@ -17,6 +17,7 @@ _PICKLED = "adapter_model.bin"
 _KEY = re.compile(r"(.+)\.(lora_[AB])\.weight")
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _LARGEST_RANK = 4096  # or the module's features, if there are more of them
+_ROOM = 1 << 30  # bytes, beside those that a model's own size allows
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def read(folder: Path, model: nn.Module, leave_out: Iterable[str]) -> LoraFile:
             f"{_checks.path(folder)}: got {_PICKLED}, expected {TENSORS} (PEFT loads the one and saves the other)"
         )
     config, where = _lora_config.read(config_file), _checks.path(file)
-    _files.check_regular(file, 1 << 40, "a LoRA checkpoint")
+    most = _ROOM + 16 * sum(parameter.numel() for parameter in model.parameters())
+    _files.check_regular(file, most, "a LoRA checkpoint of this model")
     with _files.tensors(file) as opened:
         keys = opened.keys()
         ours = {key.removeprefix(PREFIX): key for key in keys}
@@ -104,9 +106,9 @@ def _check_targets(where: str, config: _lora_config.LoraConfig, model: nn.Module
         raise ValueError(f"{where}: {_checks.shown(name)} is no module of the model, a {type(model).__name__}")
     wanted = found if config.values["target_modules"] == "all-linear" else set(filter(config.targets, names))
     for name in sorted(found ^ wanted):
-        verdict = "is named by target_modules, but has no tensors"
+        verdict = f"is a target of {CONFIG}, but has no tensors"
         if name in found:
-            verdict = "has tensors, but is not named by target_modules"
+            verdict = f"has tensors, but is no target of {CONFIG}"
         raise ValueError(f"{where}: {_checks.shown(name)} {verdict} ({len(found ^ wanted)} such modules)")
     if not found:
         raise ValueError(f"{where}: got no tensors of modules, expected at least one")
@@ -122,14 +124,16 @@ def _check_shapes(name: str, model: nn.Module, rank: int, slice_of: Callable[[st
     except ValueError as error:
         raise ValueError(f"{name!r} {error}") from None
     if rank > (most := max(inputs, outputs, _LARGEST_RANK)):
-        raise ValueError(f"{name!r} has rank {_checks.shown(rank)}, expected at most {most}")
+        raise ValueError(f"{name!r} has rank {_checks.shown(rank)} by {CONFIG}, expected at most {most}")
     for half, expected in zip(_halves(name), ((rank, inputs), (outputs, rank)), strict=True):
         saved = slice_of(half)
         kind, shape = saved.get_dtype(), tuple(saved.get_shape())
         if kind not in _FLOATS:
             raise ValueError(f"{half!r} is of {kind}, expected one of {_FLOATS}")
         if shape != expected:
-            raise ValueError(f"{half!r} has shape {_checks.shown(shape)}, expected {expected}")
+            raise ValueError(
+                f"{half!r} has shape {_checks.shown(shape)}, expected {expected}, of rank {rank} by {CONFIG}"
+            )
 
 
 def _around(name: str) -> Iterator[str]:
