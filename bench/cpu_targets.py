@@ -19,7 +19,7 @@ from bench.tables import target_table
 from bench.timing import interleaved
 from bench.whole import Frames, ModelJudge, frames_of, model_call, unistd_model, without_adapters
 from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear, self_attention
-from fastmoe_lora.layer import active_column_table
+from fastmoe_lora._frozen_ranks import active_column_table
 from unistd import TASKS, TaskSpec, TrunkConfig, UniSTD
 
 Calls = dict[str, Callable[[], object]]

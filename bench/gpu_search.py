@@ -83,8 +83,8 @@ class Bench:
     """One problem at one M on the GPU: runs a kernel with a plan of our choice."""
 
     def __init__(self, problem: str, tokens: int):
+        from fastmoe_lora._frozen_ranks import active_column_table
         from fastmoe_lora.backends._launch import geometry_of
-        from fastmoe_lora.layer import active_column_table
 
         arguments = place(paper_case(tokens, **PROBLEMS[problem]).arguments(DTYPE))
         a = {name: value.detach() if torch.is_tensor(value) else value for name, value in arguments.items()}

@@ -12,6 +12,7 @@ from .io import load_adapters, save_adapters
 from .layer import RAMoELinear
 from .lora_export import save_lora
 from .lora_import import adapters_from_lora
+from .merge import merge, unmerge
 from .rank_optimizer import RankOptimizer
 from .ranks import (
     freeze_ranks,
@@ -43,6 +44,7 @@ __all__ = [
     "freeze_ranks",
     "frozen_linear",
     "load_adapters",
+    "merge",
     "project_ranks_",
     "ramoe_layers",
     "ramoe_linear",
@@ -57,6 +59,7 @@ __all__ = [
     "set_rank_window",
     "trainable_parameters",
     "unadapt",
+    "unmerge",
 ]
 
 

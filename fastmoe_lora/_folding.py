@@ -22,12 +22,24 @@ def low_rank(name: str, layer: RAMoELinear, gates: Tensor) -> tuple[Tensor, Tens
     rows, columns = [], []
     for split in range(layer.splits):
         on = factor[split] != 0  # (E, R)
-        rows.append(A[split][on])
+        rows.append(A[split][on].to(precision))
         block = (B[split].double() * factor[split, :, None]).transpose(1, 2)[on]  # (columns, out/S)
         whole = block.new_zeros(len(block), layer.splits, block.shape[1])
         whole[:, split] = block
         columns.append(whole.flatten(1))
-    return torch.cat(rows).to(precision), torch.cat(columns).T.to(precision)
+    return torch.cat(rows), torch.cat(columns).T.to(precision)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def merged_weight(name: str, layer: RAMoELinear, gates: Tensor) -> Tensor:
+    """(out, in): the weight and what the layer adds to it with these gates, summed in float32, rounded once to the
+    weight's dtype (in which it may be infinite). ValueError for numbers that are not finite."""
+    weight = layer.weight.detach()
+    precision = torch.promote_types(weight.dtype, torch.float32)
+    A, B = (half.to(weight.device, precision) for half in low_rank(name, layer, gates))
+    with torch.autocast(weight.device.type, enabled=False):
+        return torch.addmm(weight.to(precision), B, A).to(weight.dtype)
 
 
 def _mean_diagonal(layer: RAMoELinear, rank: Tensor) -> Tensor:

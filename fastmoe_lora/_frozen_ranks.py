@@ -1,10 +1,11 @@
-"""Frozen ranks in a training that goes on: no optimizer moves them, whoever still waits for their gradients."""
+"""Frozen ranks: which columns they leave on, and a training that goes on, in which no optimizer moves them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
@@ -14,6 +15,22 @@ if TYPE_CHECKING:
 
 _layers: WeakSet[RAMoELinear] = WeakSet()
 _hooks: list = []
+
+
+def active_column_table(ranks: Tensor, max_rank: int) -> Tensor | None:
+    """Whole ranks (S, E) -> the active columns ``e*R + k`` of each split, (S, P) int32; None if that saves nothing.
+
+    P is the largest number of active columns of a split, rounded up to a multiple of 8; -1 pads.
+    """
+    splits, experts = ranks.shape
+    k = torch.arange(max_rank, device=ranks.device)
+    active = (k < ranks[..., None]).flatten(1)  # (S, E*R)
+    width = max(8, -(-int(active.sum(1).max()) // 8) * 8)
+    if width >= experts * max_rank:
+        return None
+    column = torch.arange(experts * max_rank, device=ranks.device).expand(splits, -1)
+    ordered = torch.where(active, column, experts * max_rank).sort(dim=1).values[:, :width]
+    return torch.where(ordered < experts * max_rank, ordered, -1).to(torch.int32)
 
 
 def hold(layer: RAMoELinear) -> None:

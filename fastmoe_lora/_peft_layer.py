@@ -6,7 +6,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ._folding import low_rank
+from ._folding import merged_weight
 from .layer import RAMoELinear
 
 ADAPTERS = "ramoe_adapters"
@@ -90,8 +90,4 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
             self.merged_adapters.clear()
 
     def _merged_weight(self, experts: Experts) -> Tensor:
-        weight = self.base_layer.weight.data
-        gates = torch.ones(experts.splits, 1, dtype=torch.float64)
-        A, B = low_rank("of merge", experts, gates)
-        precision = torch.promote_types(weight.dtype, torch.float32)
-        return (weight.to(precision) + B.to(precision) @ A.to(precision)).to(weight.dtype)
+        return merged_weight("of merge", experts, torch.ones(experts.splits, 1, dtype=torch.float64))

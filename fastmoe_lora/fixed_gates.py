@@ -34,6 +34,22 @@ def fixed_gates(model: nn.Module, gates: Sequence[float] | Tensor) -> Iterator[N
         yield
 
 
+def chosen_gates(name: str, layer: RAMoELinear, expert: Any, gates: Any, instead: str) -> Tensor:
+    """(S, E) of this layer for what stands for one ``expert`` or a mixture by ``gates``: by neither only where there is
+    one expert. ``instead`` ends the refusal of gates that depend on the input or are the caller's."""
+    if gates is not None:
+        if expert is not None:
+            raise ValueError("expert: got one beside gates, expected one of the two")
+        return layer_gates(name, layer, gates)
+    count = layer.num_experts
+    if expert is None and (count > 1 or layer.router_kind is None):
+        by = "its router decides by the input" if layer.router_kind else "its gates are the caller's"
+        raise ValueError(f"gates: got none for layer {name!r}, expected expert=... or gates=[...]: {by}, {instead}")
+    if expert is not None:
+        _checks.whole("expert", expert, lambda e: 0 <= e < count, f"0 to {count - 1}, an expert of layer {name!r}")
+    return layer_gates(name, layer, [float(place == (expert or 0)) for place in range(count)])
+
+
 def layer_gates(name: str, layer: RAMoELinear, gates: Any) -> Tensor:
     """``gates`` as those of this layer: (S, E), float64."""
     shape = (layer.splits, layer.num_experts)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import _adapter_file as adapter_file
 from . import _checks, _files
+from ._merged import check_unmerged
 from ._wrappers import gathered, plain_name, scattered, unwrapped, writes
 from .layer import RAMoELinear
 from .ranks import named_layers, ramoe_layers
@@ -72,6 +73,7 @@ def load_adapters(model: nn.Module, path: str | os.PathLike) -> None:
     carries no checksum, dropout and interpolation, and loads.
     """
     layers, others = _parts(dict(ramoe_layers(_model(model))), model)
+    check_unmerged(layers)
     folder = _files.folder("path", path)
     described = adapter_file.read_description(folder / _CONFIG, layers, others)
     states, beside = adapter_file.read_tensors(folder / _TENSORS, described, layers, others)

@@ -3,14 +3,14 @@
 import inspect
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _carried, _checks, _operands, ops
-from ._frozen_ranks import hold, still
+from ._frozen_ranks import active_column_table, hold, still
 from ._settings import rank_window, settings, settings_fault
 from ._tracing import untraced
 from ._wrappers import gathered, scattered
@@ -19,6 +19,9 @@ from .diagonal import INTERPOLATIONS, interpolate
 from .dropout import new_seed
 from .functional import ramoe_linear
 from .routing import ROUTERS, route
+
+if TYPE_CHECKING:
+    from ._merged import Merged
 
 
 class RAMoELinear(nn.Module):
@@ -54,6 +57,7 @@ class RAMoELinear(nn.Module):
     """
 
     adapters_on = True  # see `disable_adapters`
+    merged: "Merged | None" = None  # see `merge`
     ranks_whole = False  # ranks are whole and fixed; follows `rank_frozen`, without a look at the device
 
     def __init__(
@@ -164,7 +168,9 @@ class RAMoELinear(nn.Module):
         if part is not None:
             self._check_part(part)
         if not self.adapters_on:
-            return self._base(x, part)
+            return self._linear(x, self.weight, part)
+        if self.merged is not None:
+            return self._linear(x, self.merged.checked(self, gates, part), part)
         if gates is None and self.router_kind is None:
             raise ValueError(
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
@@ -193,9 +199,9 @@ class RAMoELinear(nn.Module):
             backend=self.backend,
         )
 
-    def _base(self, x: Tensor, part: tuple[int, int] | None) -> Tensor:
-        """Without adapters, to the bit: they are off."""
-        weight, bias = self.weight, self.bias
+    def _linear(self, x: Tensor, weight: Tensor, part: tuple[int, int] | None) -> Tensor:
+        """What ``nn.Linear`` computes, to the bit."""
+        bias = self.bias
         if part is not None:
             rows = slice(*(end * self.out_features // self.splits for end in part))
             weight, bias = weight[rows], None if bias is None else bias[rows]
@@ -286,6 +292,8 @@ class RAMoELinear(nn.Module):
         if self.ranks_whole:  # of a copy, for whose gradients no wrapper waits
             self.rank.requires_grad_(False)
             hold(self)
+        if self.merged is not None:
+            self.merged.renew(self)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -310,7 +318,7 @@ class RAMoELinear(nn.Module):
         given = {name: state_dict[prefix + name] for name in mine if prefix + name in state_dict}
         fitting = {name: value for name, value in given.items() if _fits(value, mine[name])}
         options = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())  # earlier releases wrote none
-        faults = self._state_faults(fitting, options)
+        faults = self._state_faults(fitting, options) if self.merged is None else ["weight is merged: unmerge first"]
         error_msgs.extend(f"{prefix}{fault}." for fault in faults)
         refused = bool(faults) or len(fitting) < len(given)
         if refused:  # torch goes on, reports what does not fit and copies the rest: what is here already
@@ -344,6 +352,8 @@ class RAMoELinear(nn.Module):
         super()._apply(fn, recurse)
         if self.rank.dtype not in (torch.float32, torch.float64):
             self.rank.data = ranks.to(self.rank.device)
+        if self.merged is not None:
+            self.merged.apply(self, fn)
         return self
 
     def extra_repr(self) -> str:
@@ -351,22 +361,6 @@ class RAMoELinear(nn.Module):
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, num_experts={self.num_experts}, "
             f"max_rank={self.max_rank}, splits={self.splits}, router={self.router_kind!r}"
         )
-
-
-def active_column_table(ranks: Tensor, max_rank: int) -> Tensor | None:
-    """Whole ranks (S, E) -> the active columns ``e*R + k`` of each split, (S, P) int32; None if that saves nothing.
-
-    P is the largest number of active columns of a split, rounded up to a multiple of 8; -1 pads.
-    """
-    splits, experts = ranks.shape
-    k = torch.arange(max_rank, device=ranks.device)
-    active = (k < ranks[..., None]).flatten(1)  # (S, E*R)
-    width = max(8, -(-int(active.sum(1).max()) // 8) * 8)
-    if width >= experts * max_rank:
-        return None
-    column = torch.arange(experts * max_rank, device=ranks.device).expand(splits, -1)
-    ordered = torch.where(active, column, experts * max_rank).sort(dim=1).values[:, :width]
-    return torch.where(ordered < experts * max_rank, ordered, -1).to(torch.int32)
 
 
 def _fits(value: Any, mine: Tensor) -> bool:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from . import _checks, _files, _lora_file
 from ._folding import low_rank
 from ._wrappers import plain_name, unwrapped, writes
-from .fixed_gates import layer_gates
-from .layer import RAMoELinear
+from .fixed_gates import chosen_gates
 from .ranks import named_layers
 
 _IN_PEFT = re.compile(r"(.+)\.ramoe_adapters\.[^.]+")  # a layer of `fastmoe_lora.peft`
@@ -46,7 +45,8 @@ def save_lora(
             raise ValueError(
                 f"model: {original!r} has {count} adapters of PEFT's, expected one: delete_adapter the others"
             )
-    mixtures = {name: _gates(name, layer, expert, gates) for name, layer in layers.items()}
+    instead = "which no LoRA does (save_adapters keeps all of it)"
+    mixtures = {name: chosen_gates(name, layer, expert, gates, instead) for name, layer in layers.items()}
     sources = [tensor for layer in layers.values() for tensor in (layer.lora_A, layer.lora_B, layer.rank)]
     factors = {names[name]: low_rank(name, layer, mixtures[name]) for name, layer in layers.items()}
     factors = {name: pair for name, pair in factors.items() if len(pair[0])}
@@ -100,24 +100,6 @@ def _config(ranks: dict[str, int], others: Iterable[str]) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "use_rslora": False,
     }
-
-
-def _gates(name: str, layer: RAMoELinear, expert: Any, gates: Any) -> Tensor:
-    """(S, E) of this layer."""
-    if gates is not None:
-        if expert is not None:
-            raise ValueError("expert: got one beside gates, expected one of the two")
-        return layer_gates(name, layer, gates)
-    count = layer.num_experts
-    if expert is None and (count > 1 or layer.router_kind is None):
-        by = "its router decides by the input" if layer.router_kind else "its gates are the caller's"
-        raise ValueError(
-            f"gates: got none for layer {name!r}, expected expert=... or gates=[...]: {by}, which no LoRA does"
-            " (save_adapters keeps all of it)"
-        )
-    if expert is not None:
-        _checks.whole("expert", expert, lambda e: 0 <= e < count, f"0 to {count - 1}, an expert of layer {name!r}")
-    return layer_gates(name, layer, [float(place == (expert or 0)) for place in range(count)])
 
 
 def _check_exported(model: nn.Module, layers: Iterable[str]) -> None:

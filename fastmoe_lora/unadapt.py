@@ -5,13 +5,15 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from . import _carried
+from . import _carried, _checks
 from .layer import RAMoELinear
 from .ranks import named_layers
 
 
-def unadapt(model: nn.Module) -> nn.Module:
+def unadapt(model: nn.Module, merged: bool = False) -> nn.Module:
     """Takes all adapters out, in place, and returns the model as it was before `adapt`, bit for bit.
+
+    ``merged=True`` keeps the weights that `merge` made, of a model all of whose layers are merged.
 
     Modules, what learns, fused paths and hooks are what they were; modes are those that the model is in by now. A
     `RAMoELinear` that was not put there by `adapt` becomes an ``nn.Linear``; a model that is an adapted layer itself
@@ -20,6 +22,9 @@ def unadapt(model: nn.Module) -> nn.Module:
     PEFT's; nothing is changed then.
     """
     layers = named_layers(model)
+    _checks.instance("merged", merged, bool, "True or False")
+    if merged and (missing := [name for name, layer in layers.items() if layer.merged is None]):
+        raise ValueError(f"model: layer {missing[0]!r} is not merged, expected merge(model) before")
     _carried.check_wrapped(model, layers, "unadapt what is inside of it")
     originals: dict[nn.Module, nn.Module] = {}
     places = []
@@ -34,6 +39,12 @@ def unadapt(model: nn.Module) -> nn.Module:
             raise ValueError(f"model: {name!r} is a layer of PEFT's, expected one put there by adapt: unload() it")
         elif type(module).__module__ == f"{__package__}.attention":
             raise ValueError(f"model: {name!r} is a {type(module).__name__} of yours, expected one put there by adapt")
+    for layer in layers.values():
+        if layer.merged is not None:
+            weight = layer.merged.weight
+            layer.merged.undo(layer)
+            if merged:
+                layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     for _, module in places:
         if module not in originals:
             record = _carried.record(module)

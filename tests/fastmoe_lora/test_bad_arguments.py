@@ -22,10 +22,13 @@ from fastmoe_lora import (
     RAMoESelfAttention,
     RankOptimizer,
     adapt,
+    adapters_from_lora,
     check_adapters,
     disable_adapters,
+    fixed_gates,
     freeze_ranks,
     load_adapters,
+    merge,
     project_ranks_,
     ramoe_layers,
     rank_budget_loss,
@@ -34,9 +37,11 @@ from fastmoe_lora import (
     rank_window,
     ranks_frozen,
     save_adapters,
+    save_lora,
     set_rank_window,
     trainable_parameters,
     unadapt,
+    unmerge,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -257,6 +262,8 @@ def of_model() -> Iterator[Case]:
         "adapt": lambda model: adapt(model, {"*": {}}),
         "check_adapters": lambda model: check_adapters(model, torch.ones(2, 2)),
         "unadapt": unadapt,
+        "merge": merge,
+        "unmerge": unmerge,
         "disable_adapters": lambda model: disable_adapters(model).__enter__(),
     }
     for name, function in functions.items():
@@ -269,6 +276,30 @@ def of_model() -> Iterator[Case]:
         yield from each(
             name, lambda model, value, name=name: getattr(fastmoe_lora, name)(model, value), "path", NO_PATH
         )
+
+
+def of_mixtures() -> Iterator[Case]:
+    experts = [value for value in NO_WHOLE if value is not None] + [-1, 3, 10**30]
+    gates = [
+        "ab",
+        {},
+        1.0,
+        True,
+        [NAN],
+        [1.0, "a"],
+        [True] * 99,
+        torch.ones(99),
+        torch.ones(3, dtype=torch.bool),
+        [[1]],
+    ]
+    functions = {"merge": merge, "save_lora": partial(save_lora, path="/nowhere/lora")}
+    for name, function in functions.items():
+        yield from each(name, lambda model, value, f=function: f(model, expert=value), "expert", experts)
+        yield from each(name, lambda model, value, f=function: f(model, gates=value), "gates", gates)
+    yield from each("fixed_gates", lambda model, value: fixed_gates(model, value).__enter__(), "gates", [*gates, None])
+    yield from each("unadapt", lambda model, value: unadapt(model, merged=value), "merged", NO_BOOL)
+    paths = [None, 3, "folder", [], [3], [""], {}]
+    yield from each("adapters_from_lora", lambda model, value: adapters_from_lora(model, value), "paths", paths)
 
 
 def of_ranks() -> Iterator[Case]:
@@ -363,7 +394,7 @@ def rules() -> Iterator[Case]:
     )
 
 
-GROUPS = (constructor, from_module, attention, of_layer, of_model, of_ranks, broken_ranks, rules)
+GROUPS = (constructor, from_module, attention, of_layer, of_model, of_mixtures, of_ranks, broken_ranks, rules)
 CASES = [case for group in GROUPS for case in group()]
 
 

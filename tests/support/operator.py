@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastmoe_lora import ramoe_linear
-from fastmoe_lora.layer import active_column_table
+from fastmoe_lora._frozen_ranks import active_column_table
 
 DIFFERENTIABLE = ("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_weight")
 
