@@ -98,6 +98,9 @@ def _introduce(trainer: Trainer, console: Console) -> None:
             f" · {trainer.steps} steps in {trainer.config.train.epochs} epochs · {printable(str(trainer.run.folder))}",
         ),
     )
+    for task, data in trainer.loader.dataset.datasets.items():
+        unit = f"{data.spec.scale:g} {data.spec.unit}"
+        _say(console, f"  {task}: {len(data):,} training samples, {data.source}, 1.0 is {unit}")
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:

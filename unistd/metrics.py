@@ -20,6 +20,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 SMALLEST_MSE = 1e-10
+SMALLEST_SIDE = 7  # of a frame: the window of SSIM
 METRICS = {"mse": "lower is better", "mae": "lower is better", "psnr": "higher is better", "ssim": "higher is better"}
 
 
@@ -59,4 +60,4 @@ class ForecastMetrics:
 
 
 def _ssim(prediction: np.ndarray, target: np.ndarray) -> float:
-    return float(structural_similarity(prediction, target, channel_axis=0, data_range=1.0))
+    return float(structural_similarity(prediction, target, win_size=SMALLEST_SIDE, channel_axis=0, data_range=1.0))

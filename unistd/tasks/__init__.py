@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +32,6 @@ TASKS: dict[str, Task] = {
     for module in (taxibj, traffic4cast, moving_mnist, bair, human36m, kth, cityscapes, kitti, sevir, enso)
 }
 
-_log = logging.getLogger(__name__)
-
 # Samples per epoch of generated data where the caller does not say.
 _DEFAULT_LENGTH = {"train": 10_000, "val": 1_000, "test": 1_000}
 
@@ -53,16 +50,15 @@ def get_task(name: str) -> Task:
 def build_dataset(
     spec: TaskSpec | str, split: str, *, root: str | Path | None = None, length: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Map-style dataset of one task: the files below `root` where there are any, generated sequences otherwise.
+    """Map-style dataset of one task: of its files below `root`, or of generated sequences without a root.
 
     Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)), float32 in [0, 1]. `dataset.spec` holds the scale that
-    was used, `dataset.source` is "generated" or the path that is read. Where there is a root without files of the
-    task, a warning is logged.
+    was used, `dataset.source` is "generated" or the path that is read.
 
     Args:
         spec: a `TaskSpec` (of any resolution and frame counts) or the name of a task.
         split: "train", "val" or "test": disjoint, and the same for the same arguments.
-        root: folder to look for published files in.
+        root: folder that holds published files; None: data are generated.
         length: number of samples; of files at most this many, spread evenly. None: all of a file's,
             10,000 (train) or 1,000 (val, test) generated ones.
         seed: of generated sequences.
@@ -70,7 +66,7 @@ def build_dataset(
     Raises:
         ValueError: unknown task or split, another number of channels than the task's, or a length or seed that is not
             a whole number >= 1 (seed: >= 0).
-        DataFileError: files that cannot be read, or not where and what they should be, see `Task.open`.
+        DataFileError: no files of the task there, or such as cannot be read, see `Task.open`.
     """
     if isinstance(spec, str):
         spec = get_task(spec).spec
@@ -82,17 +78,15 @@ def build_dataset(
         raise ValueError(f"length is {length!r}, expected a whole number >= 1 or None")
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed is {seed!r}, expected a whole number >= 0")
-    if task.find(root) is not None:
-        return task.open(spec, split, root, length=length, seed=seed)
     if root is not None:
-        _say_generated(spec.name, str(root))
+        return task.open(spec, split, root, length=length, seed=seed)
     return SequenceDataset(
         spec, partial(_generated, spec, split, seed), length or _DEFAULT_LENGTH[split], source="generated"
     )
 
 
 def files_found(name: str, root: str | Path | None) -> str | None:
-    """Path of the files of a task that `build_dataset` would read below `root`, None where it would generate.
+    """Path of the files of a task that `build_dataset` would read below `root`, None where there are none.
 
     Raises:
         DataFileError: no such root, or what lies there is meant as the task's files and is not as published.
@@ -118,16 +112,10 @@ def task_table(root: str | Path | None = None) -> list[dict[str, str | int]]:
                 "frames": f"{spec.frames_in} -> {spec.frames_out}",
                 "patch": spec.patch,
                 "tokens": spec.tokens,
-                "source": files_found(name, root) or "generated",
+                "source": files_found(name, root) or ("generated" if root is None else "no files"),
             }
         )
     return rows
-
-
-@cache
-def _say_generated(name: str, root: str) -> None:
-    """One line, once for a task and a root: who names a folder of files may think that it is read."""
-    _log.warning("unistd: found no files of task %r in %s, its data are generated", name, root)
 
 
 def _generated(spec: TaskSpec, split: str, seed: int, index: int) -> np.ndarray:

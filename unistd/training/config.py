@@ -66,7 +66,9 @@ class DataConfig(Section):
     """Where samples come from."""
 
     root: PathText | None = None
-    """folder of real data sets; a task that has nothing there is generated, and a line says so"""
+    """folder of real data sets; null: all data are generated"""
+    generated: Literal["all"] | list[str] = []
+    """tasks whose data may be generated where data.root holds no files of theirs"""
     train_samples: int = Field(4096, ge=1, le=10**6)
     """generated training samples per task (real data sets have their own length)"""
     val_samples: int = Field(64, ge=0, le=10**6)
@@ -77,6 +79,13 @@ class DataConfig(Section):
     """processes that load data beside the training process; 0: the training process loads"""
     cache: bool = False
     """keep each sample in memory after its first use (per loading process)"""
+
+    @field_validator("generated")
+    @classmethod
+    def _generated_exist(cls, generated: str | list[str]) -> str | list[str]:
+        for name in generated if isinstance(generated, list) else []:
+            get_task(name)
+        return generated
 
 
 class TrunkOptions(Section):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unistd.tasks import TaskSpec, build_dataset, files_found, get_task
+from unistd.messages import printable
+from unistd.metrics import SMALLEST_SIDE
+from unistd.tasks import DataFileError, TaskSpec, build_dataset, files_found, get_task
+from unistd.tasks.files import in_words, list_folder
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
 
@@ -30,19 +34,45 @@ def task_specs(config: Config) -> dict[str, TaskSpec]:
             if name not in specs:
                 raise ValueError(f"not one of the tasks of this run ({', '.join(specs)})")
             specs[name] = spec.replace(**options.model_dump(exclude_none=True))
+            if min(specs[name].height, specs[name].width) < SMALLEST_SIDE:
+                frame = f"{specs[name].height} x {specs[name].width}"
+                raise ValueError(
+                    f"frames of {frame} pixels, expected at least {SMALLEST_SIDE} x {SMALLEST_SIDE} for SSIM"
+                )
         except ValueError as error:
             raise ValueError(f"task_options.{name:.40}: {error}") from None
     return specs
 
 
 def split_datasets(specs: Mapping[str, TaskSpec], split: str, data: DataConfig, seed: int) -> dict[str, Dataset]:
-    """One data set per task for `split` ("train", "val", "test"): real files below `data.root`, else generated."""
+    """One data set per task for `split` ("train", "val", "test"): of the files below `data.root`, or generated.
+
+    Raises DataFileError where there is a root without files of a task that `data.generated` does not name.
+    """
     length = {"train": data.train_samples, "val": data.val_samples, "test": data.test_samples}[split]
+    found = tasks_found(specs, data)
     datasets = {}
     for name, spec in specs.items():
-        whole = split == "train" and files_found(name, data.root) is not None
-        datasets[name] = build_dataset(spec, split, root=data.root, length=None if whole else length, seed=seed)
+        root = data.root if name in found else None
+        whole = split == "train" and root is not None
+        datasets[name] = build_dataset(spec, split, root=root, length=None if whole else length, seed=seed)
     return datasets
+
+
+def tasks_found(tasks: Iterable[str], data: DataConfig) -> list[str]:
+    """The tasks whose files lie below `data.root`; raises DataFileError unless all others are to be generated."""
+    if data.root is None:
+        return []
+    found = [name for name in tasks if files_found(name, data.root) is not None]
+    lacking = [name for name in tasks if name not in found and data.generated != "all" and name not in data.generated]
+    if lacking:
+        names, kind = ", ".join(lacking), "task" if len(lacking) == 1 else "tasks"
+        there = in_words(list_folder(Path(data.root))[:5])
+        raise DataFileError(
+            f"data.root {printable(data.root)}: found no files of {kind} {names} (but {there}); "
+            f"data.generated=[{','.join(lacking)}] asks for generated data"
+        )
+    return found
 
 
 class MixedDataset(Dataset):

@@ -25,7 +25,7 @@ from unistd.training.settings import changed_keys, check_config
 
 KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedule", "ranks", "random")
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
-FREE_KEYS = {"run", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
+FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
 MOVABLE_KEYS = {"data.root", "model.pretrained"}  # paths: what they lead to may have been moved
 _HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch

@@ -72,10 +72,12 @@ def test_open_without_files_names_the_folder(tmp_path):
         get_task("taxibj").open(get_task("taxibj").spec, "train", tmp_path)
 
 
-def test_a_missing_root_is_an_error_and_an_empty_one_is_generated(tmp_path):
+def test_nothing_is_generated_below_a_root(tmp_path):
     with pytest.raises(DataFileError, match=r"nowhere: no such folder"):
         build_dataset("taxibj", "train", root=tmp_path / "nowhere")
-    assert build_dataset("taxibj", "train", root=tmp_path).source == "generated"
+    with pytest.raises(DataFileError, match="found no files of task 'taxibj'"):
+        build_dataset("taxibj", "train", root=tmp_path)
+    assert {row["source"] for row in task_table(tmp_path)} == {"no files"}
 
 
 def test_table_has_one_row_a_task():

@@ -231,6 +231,7 @@ OVERRIDES = {
     "model.trunk.mlp_ratio=1e9": ("'model.trunk.mlp_ratio'", "1000000000.0"),
     "model.trunk.mlp_ratio=0": ("'model.trunk.mlp_ratio'", "found 0"),
     "model.trunk.mlp_ratio=0.001": ("'model.trunk'", "mlp_ratio", "0.001"),
+    "task_options.kth={height: 4, width: 128, patch: 4}": ("task_options.kth", "4 x 128", "7 x 7", "SSIM"),
     "task_options.kth.height=1000000000": ("'task_options.kth.height'", "found 1000000000"),
     "task_options.kth.frames_out=10000000": ("'task_options.kth.frames_out'", "found 10000000"),
     "task_options.kth.patch=1000000": ("'task_options.kth.patch'", "found 1000000"),
