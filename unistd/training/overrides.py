@@ -68,11 +68,12 @@ def _check_drops(key: str, before: Iterable[str], value: dict[str, Any]) -> None
 
 def _check_tasks(tree: dict[str, Any], options: dict[str, Any], override: str | None) -> None:
     """An override of all `task_options` keeps what was there for the tasks that train (no list: all of them)."""
-    tasks = tree.get("tasks")
+    if override is None:
+        return
+    tasks, value = tree.get("tasks"), _value(override.partition("=")[2])
     needed = [task for task in options if not isinstance(tasks, list) or task in tasks]
     try:
-        if override is not None:
-            _check_drops("task_options", needed, _section(tree, "task_options"))
+        _check_drops("task_options", needed, value if isinstance(value, dict) else {})
     except ConfigError as error:
         raise ConfigError(f"override {shown(override)}: {error}") from None
 

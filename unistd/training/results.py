@@ -17,11 +17,12 @@ from rich.text import Text
 
 from unistd.files import read_text, write_text
 from unistd.metrics import METRICS
+from unistd.tasks import TaskSpec
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.evaluate import Results, evaluate, held_out, tasks_beaten
 from unistd.training.expected import Maybe, compare, finite, number, whole
 from unistd.training.run import Run, read_run
-from unistd.training.state import check_sources, source_kinds
+from unistd.training.state import check_scales, check_sources, scales_of, source_kinds
 
 
 def evaluate_run(folder: str | Path, console: Console) -> Results:
@@ -35,6 +36,7 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
     check_sources(trained.sources, source_kinds(datasets), run.checkpoint)
+    check_scales(trained.scales, scales_of(datasets), run.checkpoint)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // batch) for dataset in datasets.values()))
 
@@ -47,6 +49,7 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
         "step": trained.step,
         "samples": {task: len(dataset) for task, dataset in datasets.items()},
         "source": {task: dataset.source for task, dataset in datasets.items()},
+        "units": {task: _units(dataset.spec) for task, dataset in datasets.items()},
         "tasks": results,
     }
     text = json.dumps(record, indent=2) + "\n"
@@ -54,6 +57,11 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
         run.report.unlink(missing_ok=True)  # it shows other results
     write_text(run.metrics, text)
     return results
+
+
+def _units(spec: TaskSpec) -> dict[str, float | str]:
+    """A value v of the results is v * scale + offset of a unit."""
+    return {"scale": spec.scale, "offset": spec.offset, "unit": spec.unit}
 
 
 def _holds(path: Path, text: str) -> bool:
@@ -78,7 +86,7 @@ def read_results(run: Run, tasks: Iterable[str], step: int) -> Results:
         raise CheckpointError(f"{run.metrics}: damaged, not JSON ({error})") from None
     measures = {name: finite if name in ("psnr", "ssim") else number(zero=True) for name in METRICS}
     results = {task: {"model": measures, "repeat_last": measures} for task in tasks}
-    others = dict.fromkeys(("split", "samples", "source"), Maybe(lambda value: None))
+    others = dict.fromkeys(("split", "samples", "source", "units"), Maybe(lambda value: None))
     expected = {"step": Maybe(whole(0, sys.maxsize)), "tasks": results} | others
     compare(record, expected, "", f"{run.metrics}: damaged")
     if record.get("step", step) != step:  # earlier releases do not say

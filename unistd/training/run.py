@@ -123,6 +123,11 @@ def build_model(config: Config, load_pretrained: bool = True, training: bool = F
     )
 
 
+def use_scales(model: UniSTD, scales: Mapping[str, float]) -> None:
+    """Gives the model's tasks the scales that its data were divided by."""
+    model.tasks = {name: spec.replace(scale=scales.get(name, spec.scale)) for name, spec in model.tasks.items()}
+
+
 def find_run(folder: str | Path) -> Run:
     """The run in a folder; raises CheckpointError where there is none."""
     run = Run(Path(folder))
@@ -141,6 +146,8 @@ class TrainedRun:
     step: int
     sources: Mapping[str, str]
     """where each task's training data came from, as `source_kinds` says; empty in checkpoints of earlier releases"""
+    scales: Mapping[str, float]
+    """what each task's values were divided by, which `model.tasks` has too; empty likewise"""
 
 
 def open_run(folder: str | Path) -> tuple[Run, Config, UniSTD]:
@@ -164,4 +171,6 @@ def read_run(folder: str | Path) -> TrainedRun:
     check_model(state, config, model, run.checkpoint)
     model.load_state_dict(state["model"])
     restore_window(model, config.ranks, config.ranks.epochs * steps_per_epoch(config), state["step"])
-    return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}))
+    scales = state.get("scales", {})
+    use_scales(model, scales)
+    return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}), scales)

@@ -66,6 +66,8 @@ def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source:
         expected[f"{name}.rank"] = _ranks(layer.rank, layer.max_rank, frozen)
         expected[f"{name}._extra_state"] = Maybe(partial(_options, layer, frozen))  # not of earlier releases
     compare(state["model"], expected, "model", _damaged(source))
+    if "scales" in state:  # not in those of earlier releases
+        compare(state["scales"], dict.fromkeys(config.tasks, number(zero=False)), "scales", _damaged(source))
 
 
 def check_training(
@@ -105,6 +107,7 @@ def check_training(
         "random": {"cpu": _generator_state("cpu"), "cuda": _generator_states},
         "log": Maybe(partial(_log, tasks=config.tasks)),
         "sources": Maybe(dict.fromkeys(config.tasks, _source)),
+        "scales": Maybe(lambda value: None),  # has been checked
     }
     compare(state, expected, "", _damaged(source))
 
@@ -228,6 +231,24 @@ def check_sources(trained: Mapping[str, str], now: Mapping[str, str], source: Pa
             raise CheckpointError(
                 f"{source}: task {task!r} was trained on data of kind {trained[task]!r}, below data.root are now"
                 f" {kind!r}"
+            )
+
+
+def scales_of(datasets: Mapping[str, Dataset]) -> dict[str, float]:
+    """What each task's values were divided by."""
+    return {task: float(data.spec.scale) for task, data in datasets.items()}
+
+
+def check_scales(trained: Mapping[str, float], now: Mapping[str, float], source: Path) -> None:
+    """Raises CheckpointError where a task's values are divided by another number than those that it was trained on.
+
+    Both as `scales_of` gives them; a checkpoint of an earlier release holds none.
+    """
+    for task, scale in now.items():
+        if trained.get(task, scale) != scale:
+            raise CheckpointError(
+                f"{source}: task {task!r} was trained on values divided by {trained[task]:g}, those below data.root are"
+                f" now divided by {scale:g}: other files"
             )
 
 

@@ -29,13 +29,15 @@ from unistd.training.memory import BASELINE_SAMPLES
 from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
-from unistd.training.run import Run, build_model, use_threads
+from unistd.training.run import Run, build_model, use_scales, use_threads
 from unistd.training.state import (
     check_config_of,
     check_model,
+    check_scales,
     check_sources,
     check_training,
     random_state,
+    scales_of,
     set_random_state,
     source_kinds,
 )
@@ -80,8 +82,11 @@ class Trainer:
         self.loader = train_loader(config, self.specs, range(self.step, self.steps))
         self.baselines = repeat_last_errors(self.loader.dataset) if state is None else state["baselines"]
         self.sources = source_kinds(self.loader.dataset.datasets)
+        self.scales = scales_of(self.loader.dataset.datasets)
+        use_scales(model, self.scales)
         if state is not None:
             check_sources(state.get("sources", {}), self.sources, run.checkpoint)
+            check_scales(state.get("scales", {}), self.scales, run.checkpoint)
             self._load(state)
 
     @property
@@ -160,6 +165,7 @@ class Trainer:
             "ranks": self.ranks.state_dict(),
             "random": random_state(),
             "sources": self.sources,
+            "scales": self.scales,
             "log": self._logged,
         }
         self._check_finite(state["model"])

@@ -77,7 +77,7 @@ def test_earlier_releases_have_no_checksum_and_no_options_of_layers(run, whole, 
     run.checkpoint.write_bytes(without_checksum(whole))
     state = load_checkpoint(run.checkpoint)
     assert state["step"] == STEPS
-    for key in ("log", "sources"):
+    for key in ("log", "sources", "scales"):
         del state[key]
     for key in [key for key in state["model"] if key.endswith("._extra_state")]:
         del state["model"][key]
@@ -253,6 +253,10 @@ TRAINING = {
     "records below 0": (put(-1, "log", "records"), "'log'"),
     "losses of text": (put({"kth": ["1"]}, "log", "losses"), "'log'"),
     "sources of other tasks": (drop("sources", "kth"), "'sources.kth'"),
+    "scales of other tasks": (drop("scales", "kth"), "'scales.kth'"),
+    "scale of none": (put(0.0, "scales", "kth"), "'scales.kth'"),
+    "scale that is text": (put("255", "scales", "kth"), "'scales.kth'"),
+    "scale of others": (put(1.0, "scales", "kth"), "'kth' was trained on values divided by 1,"),
     "trained on files": (put("files", "sources", "kth"), "'kth'"),
     "trained on air": (put("air", "sources", "kth"), "'sources.kth'"),
 }

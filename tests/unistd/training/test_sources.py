@@ -12,6 +12,7 @@ from unistd.cli import main
 from unistd.tasks import DataFileError
 from unistd.training import data
 from unistd.training.config import DataConfig
+from unistd.training.run import open_run
 from unistd.training.settings import ConfigError, dump_config, load_config
 
 H5 = "BJ15_M8x8_T30_InOut.h5"
@@ -23,7 +24,7 @@ def root(tmp_path):
     """Flow of 8 x 8 cells, nothing else."""
     (tmp_path / "root" / "taxibj").mkdir(parents=True)
     with h5py.File(tmp_path / "root" / "taxibj" / H5, "w") as file:
-        file["data"] = np.kron(COUNTS, np.ones((2, 2)))
+        file["data"] = np.kron(30.0 * COUNTS, np.ones((2, 2)))
         file["date"] = DATES
     return tmp_path / "root"
 
@@ -73,7 +74,15 @@ def test_run_says_what_it_trains_on(root, tmp_path, capsys):
     assert "  kth: 6 training samples, generated, 1.0 is 255 8-bit level\n" in said.out
     source = json.loads((tmp_path / "run" / "metrics.json").read_text())["source"]
     assert source == {"taxibj": str(root / "taxibj"), "kth": "generated"}
+    scale = 30.0 * COUNTS.max()
+    units = json.loads((tmp_path / "run" / "metrics.json").read_text())["units"]
+    assert units["taxibj"] == {"scale": scale, "offset": 0.0, "unit": units["taxibj"]["unit"]}
+    assert open_run(tmp_path / "run")[2].tasks["taxibj"].scale == scale, "a forecast in the files' units"
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+    with h5py.File(root / "taxibj" / H5, "r+") as file:
+        file["data"][0] = 5000.0
+    assert main(["evaluate", str(tmp_path / "run")]) == 1
+    assert f"was trained on values divided by {scale:g}, " in capsys.readouterr().err
     (root / "taxibj" / H5).rename(root / "elsewhere.h5")
     (root / "taxibj").rmdir()
     assert main(["evaluate", str(tmp_path / "run")]) == 1
