@@ -7,9 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import _checks, _files, _lora_config
+from ._carried import conv1d_class
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."  # PEFT's, before the names of the model
@@ -52,7 +54,8 @@ def read(folder: Path, model: nn.Module, leave_out: Iterable[str]) -> LoraFile:
         keys = opened.keys()
         ours = {key.removeprefix(PREFIX): key for key in keys}
         left_out = [name for name in ours if any(fnmatchcase(name, pattern) for pattern in leave_out)]
-        pairs = _pairs(where, ours, left_out)
+        unchanged = [name for name, key in ours.items() if _is_of_base(name, model, opened, key)]
+        pairs = _pairs(where, ours, {*left_out, *unchanged})
         _check_targets(where, config, model, {match[1] for match in map(_KEY.fullmatch, ours) if match})
         for name in pairs:
             try:
@@ -72,29 +75,44 @@ def read(folder: Path, model: nn.Module, leave_out: Iterable[str]) -> LoraFile:
 
 def features(module: nn.Module) -> tuple[int, int]:
     """(in, out) of a module that LoRA can be moved from; ValueError for another one."""
+    if conv1d_class(module):
+        return module.nx, module.nf
     if not isinstance(module, nn.Linear):
-        raise ValueError(f"is for a {type(module).__name__} of the model, expected an nn.Linear")
+        raise ValueError(f"is for a {type(module).__name__} of the model, expected an nn.Linear or Conv1D")
     return module.in_features, module.out_features
+
+
+def _is_of_base(name: str, model: nn.Module, opened: Any, key: str) -> bool:
+    """Whether a tensor is one of the model's own, to the bit: PEFT writes embeddings beside the adapters on them."""
+    owner, _, attribute = name.rpartition(".")
+    try:
+        mine = model.get_parameter(f"{owner.removesuffix('.base_layer')}.{attribute}")
+    except AttributeError:
+        return False
+    if tuple(opened.get_slice(key).get_shape()) != mine.shape or mine.is_meta:
+        return False
+    saved = opened.get_tensor(key)
+    return saved.dtype == mine.dtype and torch.equal(saved, mine.detach().to(saved.device))
 
 
 def _halves(name: str) -> tuple[str, str]:
     return f"{name}.lora_A.weight", f"{name}.lora_B.weight"
 
 
-def _pairs(where: str, ours: dict[str, str], left_out: list[str]) -> list[str]:
+def _pairs(where: str, ours: dict[str, str], others: set[str]) -> list[str]:
     """Names of the modules that have both halves."""
     pairs: dict[str, None] = {}
     for name, key in ours.items():
-        if name in left_out:
+        if name in others:
             continue
         match = _KEY.fullmatch(name)
         if match is None or not key.startswith(PREFIX):
-            expected = f"{PREFIX}(name).lora_A.weight or .lora_B.weight alone"
+            expected = f"{PREFIX}(name).lora_A.weight or .lora_B.weight, or a weight that the model has"
             raise ValueError(f"{where}: got {_checks.shown(key)}, expected {expected} (leave_out=[patterns] drops it)")
         pairs[match[1]] = None
     for name in pairs:
         for half in _halves(name):
-            if half not in ours or half in left_out:
+            if half not in ours or half in others:
                 raise ValueError(f"{where}: {_checks.shown(half)} is missing, expected both halves of a module")
     return list(pairs)
 

@@ -6,7 +6,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from ._carried import conv1d_class
 from ._folding import merged_weight
+from ._lora_file import features
 from .layer import RAMoELinear
 
 ADAPTERS = "ramoe_adapters"
@@ -15,9 +17,9 @@ ADAPTERS = "ramoe_adapters"
 class Experts(RAMoELinear):
     """The adapters of one layer of PEFT's, with weight and bias of the base layer, which holds them."""
 
-    def __init__(self, base: nn.Linear, options: dict[str, Any]):
+    def __init__(self, base: nn.Module, options: dict[str, Any]):
         weight = base.weight
-        super().__init__(base.in_features, base.out_features, True, device=weight.device, dtype=weight.dtype, **options)
+        super().__init__(*features(base), True, device=weight.device, dtype=weight.dtype, **options)
         for name in ("weight", "bias"):
             del self._parameters[name]
         self._holder = (base,)  # in a tuple, so that it is no module of this one
@@ -25,7 +27,7 @@ class Experts(RAMoELinear):
 
     @property
     def weight(self) -> Tensor:
-        return self._holder[0].weight
+        return turned(self._holder[0], self._holder[0].weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -38,13 +40,13 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = (ADAPTERS,)
     other_param_names = ()
 
-    def __init__(self, base_layer: nn.Linear):
+    def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.ramoe_adapters = nn.ModuleDict()
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.in_features, self.out_features = features(base_layer)
         self._unmerged: Tensor | None = None  # the base weight before a merge
 
     def update_layer(self, adapter_name: str, options: dict[str, Any], inference_mode: bool) -> None:
@@ -90,4 +92,10 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
             self.merged_adapters.clear()
 
     def _merged_weight(self, experts: Experts) -> Tensor:
-        return merged_weight("of merge", experts, torch.ones(experts.splits, 1, dtype=torch.float64))
+        weight = merged_weight("of merge", experts, torch.ones(experts.splits, 1, dtype=torch.float64))
+        return turned(self.base_layer, weight).contiguous()
+
+
+def turned(base: nn.Module, weight: Tensor) -> Tensor:
+    """A weight of ``base`` as that of an nn.Linear, or the other way round."""
+    return weight.T if conv1d_class(base) else weight

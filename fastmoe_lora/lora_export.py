@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import _checks, _files, _lora_file
 from ._folding import low_rank
 from ._wrappers import plain_name, unwrapped, writes
+from .conv1d import RAMoEConv1D
 from .fixed_gates import chosen_gates
 from .ranks import named_layers
 
@@ -64,6 +65,7 @@ def save_lora(
     }
     others = {_original(name) for name, _ in model.named_modules() if name} - factors.keys()
     config = _config({name: len(pair[0]) for name, pair in factors.items()}, others)
+    config["fan_in_fan_out"] = all(isinstance(layer, RAMoEConv1D) for layer in layers.values())
     contents = {
         _lora_file.TENSORS: save(tensors, metadata={"format": "pt"}),
         _lora_file.CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode("utf-8"),
@@ -97,7 +99,6 @@ def _config(ranks: dict[str, int], others: Iterable[str]) -> dict[str, Any]:
         "target_modules": targets,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
         "use_rslora": False,
     }
 

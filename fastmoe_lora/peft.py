@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import _carried, _checks
 from ._peft_layer import ADAPTERS, RAMoELayer
 from .adapt import call_settings
+from .conv1d import RAMoEConv1D, conv1d_class
 from .layer import RAMoELinear
 
 _NAME, _PREFIX = "RAMOE", "ramoe_"
@@ -149,7 +150,8 @@ class RAMoEModel(BaseTuner):
                 raise ValueError(f"target_modules: {name!r} is a part of nn.MultiheadAttention, expected {expected}")
         base = module.get_base_layer() if isinstance(module, RAMoELayer) else module
         try:
-            RAMoELinear.sharing(base, **{**peft_config.options_of(name), "device": "meta"})
+            kind = RAMoEConv1D if conv1d_class(base) else RAMoELinear
+            kind.sharing(base, **{**peft_config.options_of(name), "device": "meta"})
             if any(vars(base)[hooks] for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
                 raise ValueError("linear: it has hooks, expected none: PEFT's layer in its place is the one to hook")
         except (TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from unistd.model.torchvision_ops import define_missing_ops
 from unistd.training.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,8 +13,11 @@ TEXT = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["layer", "model"])
-def test_example_runs(example):
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("example", EXAMPLES, ids=["layer", "lora", "model"])
+def test_example_runs(example, monkeypatch, tmp_path):
+    define_missing_ops()  # before transformers, which PEFT needs, imports torchvision
+    monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
 
 

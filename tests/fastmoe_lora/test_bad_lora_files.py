@@ -274,6 +274,17 @@ def test_what_is_left_out_is_left_out(folder, written):
     assert [name for name, _ in ramoe_layers(model)] == ["first"]
 
 
+@pytest.mark.parametrize("name", ["first.base_layer.weight", "embedding.weight"])
+def test_a_weight_beside_the_adapters_is_to_be_the_model_s(name, folder):
+    own = Net().get_parameter(name.replace(".base_layer", "")).detach()
+    tensors("", lambda t: t.update({f"base_model.model.{name}": own})).apply(folder)
+    adapters_from_lora(Net(), [folder])
+    for other in (own + 1e-3, own[:-1], own.double()):
+        tensors("", lambda t, other=other: t.update({f"base_model.model.{name}": other.clone()})).apply(folder)
+        with pytest.raises(ValueError, match=f"got 'base_model.model.{name}'"):
+            adapters_from_lora(Net(), [folder])
+
+
 def test_numbers_beyond_the_adapters_precision_are_refused(folder):
     tensors("", lambda t: t.update({key: value.half() for key, value in t.items()})).apply(folder)
     config("lora_alpha", 1e30).apply(folder)

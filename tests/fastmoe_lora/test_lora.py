@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from support.lora import IDS, llama, logits, with_peft, write_lora
+from support.lora import IDS, gpt2, llama, logits, with_peft, write_lora
 from torch import nn
 
 from fastmoe_lora import (
@@ -46,6 +46,7 @@ def one_hot(place: int, count: int) -> list[float]:
     return [float(expert == place) for expert in range(count)]
 
 
+@pytest.mark.shows("PEFT", "three LoRA checkpoints are three experts, each with PEFT's outputs where its gate is 1")
 def test_three_checkpoints_become_three_experts_with_peft_s_outputs(tmp_path):
     chosen = ["plain", "other modules", "ranks by layer"]
     paths = [write_lora(tmp_path / str(place), **CHECKPOINTS[name]) for place, name in enumerate(chosen)]
@@ -78,6 +79,7 @@ def test_a_checkpoint_is_an_expert_and_comes_out_as_one(name, tmp_path):
     torch.testing.assert_close(logits(with_peft(tmp_path / "out")), expected, **CLOSE)
 
 
+@pytest.mark.shows("PEFT", "router and ranks are learned on top of LoRA checkpoints")
 def test_router_and_ranks_are_learned_on_top(tmp_path):
     paths = [write_lora(tmp_path / "a"), write_lora(tmp_path / "b", **CHECKPOINTS["other modules"])]
     model = adapters_from_lora(llama(), paths, interpolation="sampled").train()
@@ -134,6 +136,18 @@ def test_splits_share_the_checkpoint(tmp_path):
     torch.testing.assert_close(logits(with_peft(tmp_path / "out")), expected, **CLOSE)
 
 
+@pytest.mark.shows("PEFT", "LoRA checkpoints of GPT-2, whose linear layers are `Conv1D`, in and out")
+@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "c_proj", "lm_head"]])
+def test_gpt_2(targets, tmp_path):
+    path = write_lora(tmp_path / "in", gpt2(), target_modules=targets, fan_in_fan_out="lm_head" not in targets)
+    expected = logits(with_peft(path, gpt2()))
+    model = adapters_from_lora(gpt2(), [path, path])
+    with fixed_gates(model, [1.0, 0.0]):
+        torch.testing.assert_close(logits(model), expected, **CLOSE)
+    save_lora(model, tmp_path / "out", gates=[0.25, 0.75])
+    torch.testing.assert_close(logits(with_peft(tmp_path / "out", gpt2())), expected, **CLOSE)
+
+
 # The other way round.
 
 
@@ -177,6 +191,9 @@ RANKS = {
 KINDS = [(ranks, kind) for ranks in RANKS for kind in ("linear", "sampled")] + [("fractional", "as_printed")]
 
 
+@pytest.mark.shows(
+    "PEFT", "a fixed mixture of experts, of any ranks and splits, is a LoRA checkpoint that stock PEFT loads"
+)
 @pytest.mark.parametrize(("ranks", "interpolation"), KINDS)
 @pytest.mark.parametrize("gates", GATES)
 def test_a_fixed_mixture_is_a_lora_that_peft_loads(gates, ranks, interpolation, tmp_path):

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 
 import pytest
 import torch
-from support.lora import IDS, llama, logits, with_peft, write_lora
+from support.lora import IDS, gpt2, llama, logits, with_peft, write_lora
 from torch import nn
 
 import fastmoe_lora
@@ -58,6 +58,9 @@ CONFIGS = {
 }
 
 
+@pytest.mark.shows(
+    "PEFT", "`get_peft_model`, `save_pretrained`, `from_pretrained`, `disable_adapter`, `modules_to_save`, `unload`"
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_saved_and_loaded_it_computes_the_same(name, tmp_path):
     base = logits(llama())
@@ -97,6 +100,7 @@ def test_only_adapters_learn_and_all_are_reached():
     assert f"trainable params: {sum(model.get_parameter(name).numel() for name in learning):,}" in printed.getvalue()
 
 
+@pytest.mark.shows("PEFT", "`freeze_ranks` and `rank_report` of PEFT's models")
 def test_the_ranks_live_their_life_in_a_model_of_peft_s(tmp_path):
     model = make()
     freeze_ranks(model, budget=24)
@@ -110,6 +114,7 @@ def test_the_ranks_live_their_life_in_a_model_of_peft_s(tmp_path):
     assert all(layer.ranks_whole and layer.lora_A.requires_grad for _, layer in ramoe_layers(loaded))
 
 
+@pytest.mark.shows("PEFT", "`add_adapter`, `load_adapter`, `set_adapter`, `delete_adapter`: one is active")
 def test_several_adapters_are_kept_and_one_is_active(tmp_path):
     model = make()
     first = logits(model)
@@ -137,6 +142,9 @@ def test_several_adapters_are_kept_and_one_is_active(tmp_path):
     assert torch.equal(logits(loaded), first)
 
 
+@pytest.mark.shows(
+    "PEFT", "`merge_adapter`, `unmerge_adapter`, `merge_and_unload` of a single expert; a router's are refused by name"
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("splits", [1, 2])
 def test_a_single_expert_can_be_merged_and_taken_out_again(splits, dtype):
@@ -156,6 +164,20 @@ def test_a_single_expert_can_be_merged_and_taken_out_again(splits, dtype):
     assert not any("ramoe" in name for name, _ in merged.named_modules())
     torch.testing.assert_close(logits(merged), expected, **tolerance)
     assert merged.state_dict().keys() == weights.keys()
+
+
+def test_gpt_2(tmp_path):
+    model = make(model=gpt2(), target_modules=["c_attn"], num_experts=1, options_pattern={"c_attn": {"splits": 3}})
+    expected = logits(model)
+    assert (expected - logits(gpt2())).abs().max() > 1e-3
+    with model.disable_adapter():
+        assert torch.equal(logits(model), logits(gpt2()))
+    model.save_pretrained(tmp_path / "peft")
+    assert torch.equal(logits(with_peft(tmp_path / "peft", gpt2())), expected)
+    save_lora(model, tmp_path / "lora")
+    torch.testing.assert_close(logits(with_peft(tmp_path / "lora", gpt2())), expected, **CLOSE)
+    model(IDS, labels=IDS).loss.backward()
+    torch.testing.assert_close(logits(model.merge_and_unload()), expected, **CLOSE)
 
 
 def test_a_router_s_experts_are_not_merged_and_come_out_as_a_fixed_mixture(tmp_path):

@@ -10,7 +10,7 @@ from unistd.model.torchvision_ops import define_missing_ops
 
 define_missing_ops()  # before transformers, and PEFT with it, import torchvision
 import peft  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 IDS = torch.tensor([[3, 14, 15, 9, 2, 6], [5, 3, 5, 8, 9, 7]])
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32}
@@ -22,6 +22,13 @@ def llama() -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS)).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """Two layers of width 16 whose linear layers are transformers' Conv1D."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=4, vocab_size=32, n_positions=8)).eval()
 
 
 def logits(model: nn.Module) -> Tensor:
