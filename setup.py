@@ -59,6 +59,7 @@ setup(
             "tensorboard>=2.16",
             "timm>=1.0",
         ],
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "peft": ["peft>=0.21"],
         "bench": ["matplotlib>=3.8", "peft>=0.15", "pytest>=8", "pytest-benchmark>=5"],
         "dev": [

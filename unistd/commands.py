@@ -1,4 +1,4 @@
-"""What the command `unistd` does: train, evaluate, predict, tasks, report; and its grammar."""
+"""What the command `unistd` does: train, evaluate, predict, export, tasks, report; and its grammar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import textwrap
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.text import Text
 from unistd.files import write_text
 from unistd.forecast import npy_path, open_frames, write_forecast
 from unistd.messages import printable
+from unistd.model import UniSTD
 from unistd.output import OutputLost
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
@@ -23,7 +24,7 @@ from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.loading import WorkerError
 from unistd.training.results import evaluate_run, read_results, results_table
-from unistd.training.run import Run, find_run, open_run
+from unistd.training.run import Run, find_run, open_run, read_run
 from unistd.training.settings import CONFIGS, describe_keys, dump_config, load_config
 from unistd.training.trainer import Trainer, TrainingError
 
@@ -135,13 +136,36 @@ def _say(console: Console, text: str | Text) -> None:
 def predict(options: argparse.Namespace, console: Console) -> None:
     """Forecasts the frames that follow those of a file."""
     _, _, model = open_run(options.run)
-    if options.task not in model.tasks:
-        raise ValueError(f"unknown task {options.task!r}{nearest(options.task, list(model.tasks))}")
+    _check_task(options.task, model)
     frames = open_frames(options.input, model.tasks[options.task].input_shape)
     output = npy_path(options.output)
     gif = output.with_suffix(".gif") if options.gif else None
     shape = write_forecast(model, options.task, frames, output, gif)
     _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
+
+
+def export(options: argparse.Namespace, console: Console) -> None:
+    """Writes a run's model of one task as an ONNX or .pt2 file that needs none of this code, checked against it."""
+    from unistd.export import export as write
+
+    trained = read_run(options.run)
+    _check_task(options.task, trained.model)
+    run, named = trained.run, options.output is not None
+    output = Path(options.output) if named else run.exports / f"{options.task}.{options.format}"
+    with nullcontext() if named else run.writing():
+        if not named:
+            run.exports.mkdir(exist_ok=True)
+        written = write(trained, options.task, options.format, output)
+    _say(
+        console,
+        f"exported {written.size / 1e6:.2f} MB: {written.path}; largest difference to the model"
+        f" {written.difference:.2g}, of values up to {written.largest:.3g}",
+    )
+
+
+def _check_task(task: str, model: UniSTD) -> None:
+    if task not in model.tasks:
+        raise ValueError(f"unknown task {task!r}{nearest(task, list(model.tasks))}")
 
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
@@ -187,6 +211,14 @@ def build_parser() -> argparse.ArgumentParser:
     text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so"
     sub.add_argument("--output", required=True, metavar="FILE.npy", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
+
+    sub = command(export)
+    sub.add_argument("run", metavar="RUN", help="folder of a run")
+    sub.add_argument("--task", required=True, help="one of the run's tasks")
+    text = "onnx, for ONNX Runtime and others, or pt2, a program of torch.export"
+    sub.add_argument("--format", required=True, choices=("onnx", "pt2"), help=text)
+    text = "receives the model; default: exports/TASK.FORMAT in the run's folder"
+    sub.add_argument("--output", metavar="FILE", help=text)
 
     sub = command(tasks)
     sub.add_argument("--root", metavar="FOLDER", help="folder of real data sets")

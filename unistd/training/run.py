@@ -56,6 +56,10 @@ class Run:
     def report(self) -> Path:
         return self.folder / "report.html"
 
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Inside `with`, no other process writes here (see `locked`), and each name has what it should, or nothing.
@@ -65,7 +69,7 @@ class Run:
         with locked(self.folder):
             for file in (self.config, self.checkpoint, self.log, self.metrics, self.report):
                 require(file, "a file", "nothing")
-            for folder in (self.adapters, self.tensorboard):
+            for folder in (self.adapters, self.tensorboard, self.exports):
                 require(folder, "a folder", "nothing")
             remove_leftovers(self.folder)
             yield
@@ -77,9 +81,10 @@ class Run:
         starts anew, and shows no results that are not its own.
         """
         adapters, events = self.adapters.glob("adapters.*"), self.tensorboard.glob("events.out.tfevents.*")
-        for file in (self.metrics, self.report, *adapters, self.checkpoint, self.log, *events):
+        exports = (*self.exports.glob("*.onnx"), *self.exports.glob("*.pt2"))
+        for file in (self.metrics, self.report, *exports, *adapters, self.checkpoint, self.log, *events):
             file.unlink(missing_ok=True)
-        for folder in (self.adapters, self.tensorboard):
+        for folder in (self.adapters, self.tensorboard, self.exports):
             with suppress(OSError):  # not there, or with files of others in it
                 folder.rmdir()
 
