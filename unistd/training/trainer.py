@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastmoe_lora import save_adapters
+from fastmoe_lora import check_adapters, save_adapters
 from unistd.messages import printable
 from unistd.metrics import repeat_last
 from unistd.output import OutputLost
@@ -100,9 +100,11 @@ class Trainer:
         Raises:
             Stopped: Ctrl-C, SIGTERM or SIGHUP came, or nobody reads the output any more; the checkpoint holds the last
                 step that was done.
-            TrainingError: the loss or its gradient is NaN or infinite; the checkpoint is the last good one.
+            TrainingError: an adapter that the model does not use, before the first step; or the loss or its
+                gradient is NaN or infinite: the checkpoint is the last good one.
             WorkerError: a loading process died; the checkpoint is the last one.
         """
+        self._check_adapters()
         log = RunLog(self.run, self.config.train.log_every, self._logged)
         if not log.records:
             log.baselines(self.baselines)
@@ -228,6 +230,17 @@ class Trainer:
         if due:
             log.validation(self.step, self.evaluate(validation, lambda task: stop.check()))
         return due
+
+    def _check_adapters(self) -> None:
+        """Runs one sample of the smallest task there and back, which leaves everything as it was: the trunk, which has
+        the adapters, is that of all tasks."""
+        task = min(self.specs, key=lambda name: math.prod(self.specs[name].input_shape))
+        frames = self.fabric.to_device(torch.zeros(1, *self.specs[task].input_shape))
+        try:
+            with self.fabric.autocast():
+                check_adapters(self.model.module, frames, task)
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
 
     def _objective(self, errors: Mapping[str, Tensor]) -> Tensor:
         relative = self.config.optim.loss == "relative"

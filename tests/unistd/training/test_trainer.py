@@ -7,7 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 from support.tiny_run import STEPS, tiny_config
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
+from fastmoe_lora import check_adapters
+from unistd.model import block
+from unistd.training import trainer as training
 from unistd.training.checkpoint import load_checkpoint
 from unistd.training.data import split_datasets
 from unistd.training.evaluate import held_out, tasks_beaten
@@ -122,6 +127,37 @@ def test_infinite_gradient_stops_training_before_the_weights_change(tmp_path, cl
         if name.endswith("_extra_state"):
             same = same[:-1]  # the last is the rank window, which is the step's
         assert same.all(), name
+
+
+def test_an_adapter_that_the_model_passes_by_stops_training_before_the_first_step(tmp_path, monkeypatch):
+    def forward(self, x, layout):
+        return F.linear(x, self.qkv.weight[: x.shape[-1]])
+
+    running = trainer(tmp_path)
+    monkeypatch.setattr(block.Attention, "forward", forward)
+    named = "'trunk.blocks.0.attention.qkv', 'trunk.blocks.0.attention.proj'"
+    with pytest.raises(TrainingError, match=f"^model: 2 of 3 adapters were never reached: {named}: UniSTD reads"):
+        running.fit()
+    assert not running.run.log.exists()
+    assert not running.run.checkpoint.exists()
+
+
+@pytest.mark.parametrize("recipe", ["sampled", "printed"])
+def test_the_check_of_the_adapters_changes_no_number_of_the_run(tmp_path, monkeypatch, recipe):
+    states, calls = [], []
+    for check in (lambda *arguments: calls.append(check_adapters(*arguments)), lambda *arguments: None):
+        monkeypatch.setattr(training, "check_adapters", check)
+        folder = tmp_path / str(len(states))
+        folder.mkdir()
+        running = trainer(folder, {"ranks.recipe": recipe, "train.epochs": 2, "ranks.epochs": 1})
+        running.fit()
+        states.append(load_checkpoint(running.run.checkpoint))
+    assert [len(names) for names in calls] == [3]
+    for part in ("model", "optimizer", "random"):
+        left, right = (tree_leaves(state[part]) for state in states)
+        assert len(left) == len(right)
+        for mine, other in zip(left, right, strict=True):
+            assert torch.equal(mine, other) if isinstance(mine, torch.Tensor) else mine == other
 
 
 def test_data_that_never_change_are_an_error(tmp_path, monkeypatch):
