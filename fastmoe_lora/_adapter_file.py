@@ -57,13 +57,13 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def shape_fault(layer: RAMoELinear) -> str | None:
     """What is wrong with the shape of a tensor, as of one that a wrapper has flattened; None if nothing."""
-    split, columns = layer.splits, (layer.splits, layer.num_experts)
+    units, columns = sum(layer.units), (layer.splits, layer.num_experts)
     shapes = {
         "lora_A": (*columns, layer.max_rank, layer.in_features),
-        "lora_B": (*columns, layer.out_features // split, layer.max_rank),
+        "lora_B": (units, layer.num_experts, layer.out_features // units, layer.max_rank),
         "rank": columns,
         "rank_frozen": (),
-        "router.weight": (split * layer.num_experts, layer.in_features),
+        "router.weight": (layer.splits * layer.num_experts, layer.in_features),
     }
     for key, value in state(layer).items():
         if value.shape != shapes[key]:
@@ -167,12 +167,14 @@ def check_interpolation(file: Path, described: Description, layers: Layers, stat
 
 
 def _described(layer: RAMoELinear) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in (*_SHAPE, *_LATER)}
+    described = {name: getattr(layer, name) for name in (*_SHAPE, *_LATER)}
+    return {**described, "widths": list(layer.widths)} if max(layer.units) > 1 else described
 
 
 def _check_options(where: str, saved: Any, layer: RAMoELinear) -> None:
     later = isinstance(saved, dict) and any(key in saved for key in _LATER)
-    _check_keys(where, saved, (*_SHAPE, *_LATER) if later else _SHAPE)
+    widths = ("widths",) if max(layer.units) > 1 else ()
+    _check_keys(where, saved, (*_SHAPE, *_LATER, *widths) if later else (*_SHAPE, *widths))
     for key, got in saved.items():
         mine = getattr(layer, key)
         if key == "interpolation":  # of frozen ranks any is right: judged with their numbers
@@ -180,6 +182,8 @@ def _check_options(where: str, saved: Any, layer: RAMoELinear) -> None:
         elif key == "rank_window":  # loaded
             right = type(got) in (int, float) and 0 < got < math.inf
             expected = "expected a positive, finite number"
+        elif key == "widths":
+            right, expected = got == list(mine), f"the model has {list(mine)}"
         else:
             right, expected = _same(got, mine), f"the model has {mine!r}"
         if not right:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from . import _carried, _checks
+from . import _carried, _checks, _fusing
 from ._fused_paths import layer_calls
 from ._weight_reads import weight_reads
 from .attention import attention_class
@@ -23,8 +23,10 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     Adapters that it has already go on learning. ``rules`` maps a pattern over module names (shell style:
     ``"blocks.*.attn.qkv"``) to options of `RAMoELinear`; the first pattern that matches a name decides. ``nn.Linear``
     becomes `RAMoELinear`, ``Conv1D`` of transformers (GPT-2) `RAMoEConv1D`; ``nn.MultiheadAttention``, which never
-    calls its projections, becomes `RAMoESelfAttention` as a whole (`RAMoECrossAttention` with a kdim or vdim). A
-    module that the model has under several names is replaced by one module under all of them. Hooks, modes, ties and
+    calls its projections, becomes `RAMoESelfAttention` as a whole (`RAMoECrossAttention` with a kdim or vdim). A rule
+    with ``"fuse": ["query", "key", "value"]`` (names within each module that the pattern matches and that has them all)
+    makes ``nn.Linear`` layers that read the same input one layer, `RAMoEFusedLinear`, beside them. A module that the
+    model has under several names is replaced by one module under all of them. Hooks, modes, ties and
     attributes that others have set survive, and `unadapt` takes all back. Fused paths that read weights instead of
     calling layers are switched off around adapted layers where the module has a switch (PyTorch's encoders in
     inference; timm's BEiT, EVA and Swin v2).
@@ -37,22 +39,25 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     _checks.model(model)
     _check_rules(rules)
     _carried.check_wrapped(model, [], _FIRST)
-    chosen = dict(_matches(model, rules))
-    for pattern in rules:
+    groups = _fusing.groups(model, rules)
+    chosen = dict(_matches(model, rules, groups))
+    for pattern in (pattern for pattern, options in rules.items() if _fusing.FUSE not in options):
         if not any(fnmatchcase(name, pattern) for name in chosen):
             kinds = "nn.Linear, nn.MultiheadAttention or Conv1D"
             raise ValueError(f"rules: {pattern!r} matches no {kinds} of {type(model).__name__}")
         if pattern not in chosen.values():
             raise ValueError(f"rules: {pattern!r} decides nothing: patterns before it match all that it matches")
-    _carried.check_wrapped(model, chosen, _FIRST)
+    joined = [name for group in groups for name in group.names]
+    _carried.check_wrapped(model, [*chosen, *joined], _FIRST)
     decided: dict[nn.Module, str] = {}
     for name, pattern in chosen.items():
         first = decided.setdefault(model.get_submodule(name), name)
         if rules[pattern] != rules[chosen[first]]:
             raise ValueError(f"rules: {name!r} is {first!r} by another name, expected the same options for both")
     places = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in decided]
-    settings = call_settings(model, [name for name, _ in places])
+    settings = call_settings(model, [name for name, _ in places] + joined)
     adapted = {module: _adapted(name, module, rules[chosen[name]]) for module, name in decided.items()}
+    fused = [(group, *_fusing.built(group, rules[group.pattern])) for group in groups]
     learning = {parameter for parameter in _adapters(model) if parameter.requires_grad}
     for module in model.modules():
         _freeze(module, learning)
@@ -61,6 +66,8 @@ def adapt(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> nn.Module
     for name, module in places:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, adapted[module])
+    for group, layer, parts in fused:
+        _fusing.put(group, layer, parts)
     for module, values in settings.items():
         _carried.note(module, "settings", {attribute: getattr(module, attribute) for attribute in values})
         for attribute, value in values.items():
@@ -83,6 +90,7 @@ def _check_rules(rules: Mapping[str, Mapping[str, Any]]) -> None:
         _checks.instance(f"rules: {pattern!r}", options, Mapping, "a mapping of option names to values")
         for option in options:
             _checks.instance(f"rules: {pattern!r}", option, str, "the name of an option")
+        _fusing.check_rule(pattern, options)
 
 
 def _adapters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -137,15 +145,24 @@ def call_settings(model: nn.Module, chosen: Iterable[str]) -> dict[nn.Module, di
     return settings
 
 
-def _matches(model: nn.Module, rules: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(name, pattern) of what is to be replaced; the insides of attention modules and of RA-MoE layers are not."""
+def _matches(
+    model: nn.Module, rules: Mapping[str, Mapping[str, Any]], groups: list[_fusing.Group]
+) -> Iterator[tuple[str, str]]:
+    """(name, pattern) of what is to be replaced; the insides of attention modules and of RA-MoE layers are not, nor
+    what is joined in ``groups``."""
+    joined = {group.parent.get_submodule(member): group for group in groups for member in group.members}
+    order = list(rules)
     closed: tuple[str, ...] = ()
     for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(closed) and closed:
             continue
-        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)) or _carried.is_of_peft(module):
+        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)):
             closed = (*closed, f"{name}.")
         if name and (isinstance(module, (nn.Linear, nn.MultiheadAttention)) or conv1d_class(module)):
-            pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
-            if pattern is not None:
+            pattern = next((p for p in rules if fnmatchcase(name, p) and _fusing.FUSE not in rules[p]), None)
+            if pattern is not None and (group := joined.get(module)):
+                if order.index(pattern) < order.index(group.pattern):
+                    both = f"{pattern!r} and by {group.pattern!r}, which fuses it"
+                    raise ValueError(f"rules: {name!r} is matched by {both}: expected one of them")
+            elif pattern is not None:
                 yield name, pattern

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import _carried, _checks, _operands, ops
 from ._frozen_ranks import active_column_table, hold, still
 from ._settings import rank_window, settings, settings_fault
+from ._splits import by_unit, units_of, widths_of
 from ._tracing import untraced
 from ._wrappers import gathered, scattered
 from .backends import NAMES
@@ -32,7 +33,8 @@ class RAMoELinear(nn.Module):
     Args:
         num_experts: E, low-rank experts per split. max_rank: R, the largest rank of an expert.
         init_rank: where the continuous ranks start (4.5 in UniSTD), in [0, max_rank].
-        splits: S, equal parts of the output with experts, ranks and router of their own (3 for a fused QKV).
+        splits: S, equal parts of the output with experts, ranks and router of their own (3 for a fused QKV); or the
+            widths of S parts, multiples of the narrowest (queries, keys and values of grouped heads).
         router: "token" (softmax per token, inside the operator), "sample" (the mean token of ``(..., N, in)``
             decides for all N), or None (the caller always hands in ``gates``).
         top_k: keep this many gates, renormalised; None keeps all.
@@ -44,9 +46,10 @@ class RAMoELinear(nn.Module):
     ``.data`` or numpy that it follows, and how to do without.
 
     Parameters: ``weight (out, in)``, ``bias (out)``, ``lora_A (S, E, R, in)``, ``lora_B (S, E, out/S, R)``,
-    ``rank (S, E)`` and ``router.weight (S*E, in)``. Ranks stay float32 or float64 whatever the layer is cast to, since
-    16 bits are too coarse to learn them in. Sizes of zero work as in ``nn.Linear``. Raises ValueError or TypeError
-    naming the argument that is wrong.
+    ``rank (S, E)`` and ``router.weight (S*E, in)``. With splits of several widths ``lora_B`` is (U, E, W, R): U units
+    as wide as the narrowest split, W, those of a split one after another. Ranks stay float32 or float64 whatever the
+    layer is cast to, since 16 bits are too coarse to learn them in. Sizes of zero work as in ``nn.Linear``. Raises
+    ValueError or TypeError naming the argument that is wrong.
 
     The state dict holds beside them ``rank_frozen`` and, as ``_extra_state``, the options that decide what the numbers
     mean: ``rank_window`` is loaded, as it changes while ranks are learned, and another router, top_k, scaling, dropout
@@ -69,7 +72,7 @@ class RAMoELinear(nn.Module):
         num_experts: int = 6,
         max_rank: int = 8,
         init_rank: float = 4.5,
-        splits: int = 1,
+        splits: int | Sequence[int] = 1,
         router: str | None = "token",
         top_k: int | None = None,
         scaling: float = 1.0,
@@ -84,9 +87,8 @@ class RAMoELinear(nn.Module):
         self.out_features = _checks.size("out_features", out_features, least=0)
         self.num_experts = _checks.size("num_experts", num_experts)
         self.max_rank = _checks.size("max_rank", max_rank)
-        self.splits = _checks.size("splits", splits)
-        if self.out_features % self.splits:
-            raise ValueError(f"splits: got {splits}, expected a divisor of out_features = {out_features}")
+        self.widths = widths_of(splits, self.out_features)
+        self.units, self.splits = units_of(self.widths), len(self.widths)
         columns = (self.splits, self.num_experts, self.max_rank)
         _checks.elements("(splits, num_experts, max_rank)", *columns, most=2**30)
         _checks.elements("(splits, num_experts, max_rank, in_features)", *columns, self.in_features)
@@ -109,11 +111,13 @@ class RAMoELinear(nn.Module):
         factory = _checks.factory(device, dtype)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
         self.bias = nn.Parameter(torch.empty(out_features, **factory)) if bias else None
-        self.lora_A = nn.Parameter(torch.empty(splits, num_experts, max_rank, in_features, **factory))
-        self.lora_B = nn.Parameter(torch.empty(splits, num_experts, out_features // splits, max_rank, **factory))
+        self.lora_A = nn.Parameter(torch.empty(*columns, in_features, **factory))
+        units = sum(self.units)
+        self.lora_B = nn.Parameter(torch.empty(units, num_experts, out_features // units, max_rank, **factory))
         precision = torch.promote_types(self.lora_A.dtype, torch.float32)
-        self.rank = nn.Parameter(torch.empty(splits, num_experts, device=device, dtype=precision))
-        self.router = None if router is None else nn.Linear(in_features, splits * num_experts, bias=False, **factory)
+        self.rank = nn.Parameter(torch.empty(*columns[:2], device=device, dtype=precision))
+        gates = self.splits * self.num_experts
+        self.router = None if router is None else nn.Linear(in_features, gates, bias=False, **factory)
         # Whether the ranks are whole and fixed: part of the state, since it decides which columns are computed.
         self.register_buffer("rank_frozen", torch.zeros((), dtype=torch.bool, device=device))
         # Not a buffer: what follows a model's buffers (an average of models, data parallelism) expects the same ones.
@@ -175,7 +179,7 @@ class RAMoELinear(nn.Module):
             raise ValueError(
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
             )
-        tensors = (self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal())
+        tensors = [self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal()]
         if self.columns is not None and self.columns.device != self.lora_A.device:
             self.columns = self.columns.to(self.lora_A.device)
         router_weight, columns = None, self.columns
@@ -185,6 +189,8 @@ class RAMoELinear(nn.Module):
             gates = self.router_gates(x) if part is None else self.router_gates(x)[..., slice(*part), :]
         if part is not None:
             *tensors, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
+        if max(self.units) > 1:
+            gates, router_weight = self._by_unit(part, tensors, gates, router_weight)
         dropout = self.dropout if self.training else 0.0
         return ramoe_linear(
             x,
@@ -203,7 +209,7 @@ class RAMoELinear(nn.Module):
         """What ``nn.Linear`` computes, to the bit."""
         bias = self.bias
         if part is not None:
-            rows = slice(*(end * self.out_features // self.splits for end in part))
+            rows = slice(*(sum(self.widths[:end]) for end in part))
             weight, bias = weight[rows], None if bias is None else bias[rows]
         _operands.check_linear(x, weight, bias, isinstance(x, Tensor) and ops.is_autocast(x.device.type))
         return F.linear(x, weight, bias)
@@ -216,12 +222,27 @@ class RAMoELinear(nn.Module):
 
     def _of_part(self, part, weight, bias, lora_A, lora_B, diag, router_weight, columns) -> Iterator[Tensor | None]:
         """Views of what belongs to these splits; the packed copy of a weight's view is kept as a weight's own is."""
-        first, last = part
-        outputs = self.out_features // self.splits
         tensors = (weight, bias, lora_A, lora_B, diag, router_weight, columns)
-        rows = (outputs, outputs, 1, 1, 1, self.num_experts, 1)
-        for tensor, of_split in zip(tensors, rows, strict=True):
-            yield None if tensor is None else tensor[first * of_split : last * of_split]
+        ones = (1,) * self.splits
+        experts = (self.num_experts,) * self.splits
+        rows = (self.widths, self.widths, ones, self.units, ones, experts, self.units)
+        for tensor, of_splits in zip(tensors, rows, strict=True):
+            yield None if tensor is None else tensor[slice(*(sum(of_splits[:end]) for end in part))]
+
+    def _by_unit(
+        self, part: tuple[int, int] | None, tensors: list[Tensor | None], gates: Tensor | None, router: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gates and router of the splits' units, which take the place of splits; likewise A and diagonal in place."""
+        units = self.units[slice(*part)] if part else self.units
+        tensors[2], tensors[4] = by_unit(tensors[2], units), by_unit(tensors[4], units)
+        if router is not None:
+            router = by_unit(router.unflatten(0, (-1, self.num_experts)), units).flatten(0, 1)
+        if isinstance(gates, Tensor) and gates.dim() > 1 and gates.shape[-2] != 1:
+            if gates.shape[-2] != len(units):
+                expected = f"(..., {len(units)}, {self.num_experts})"
+                raise ValueError(f"gates: got shape {tuple(gates.shape)}, expected one broadcastable to {expected}")
+            gates = by_unit(gates, units, -2)
+        return gates, router
 
     def router_gates(self, x: Tensor) -> Tensor:
         """The router's gates for ``x (..., in)``: (..., S, E), float32; per sample (..., 1, S, E) from (..., N, in)."""
@@ -280,7 +301,7 @@ class RAMoELinear(nn.Module):
             return self._thaw()
         hold(self)
         self.ranks_whole = True
-        self.columns = active_column_table(gathered(self.rank.detach()), self.max_rank)
+        self.columns = by_unit(active_column_table(gathered(self.rank.detach()), self.max_rank), self.units)
 
     def _thaw(self) -> None:
         self.rank.requires_grad_(True)
@@ -357,9 +378,10 @@ class RAMoELinear(nn.Module):
         return self
 
     def extra_repr(self) -> str:
+        splits = self.splits if max(self.units) == 1 else self.widths
         return (
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, num_experts={self.num_experts}, "
-            f"max_rank={self.max_rank}, splits={self.splits}, router={self.router_kind!r}"
+            f"max_rank={self.max_rank}, splits={splits}, router={self.router_kind!r}"
         )
 
 

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from . import _carried, _checks
+from . import _carried, _checks, _fusing
+from .fused import RAMoEFusedLinear
 from .layer import RAMoELinear
 from .ranks import named_layers
 
@@ -32,7 +33,9 @@ def unadapt(model: nn.Module, merged: bool = False) -> nn.Module:
     for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(closed) and closed:
             continue
-        if _carried.record(module) or isinstance(module, RAMoELinear):
+        if isinstance(module, RAMoEFusedLinear):
+            closed = (*closed, f"{name}.")
+        elif _carried.record(module) or isinstance(module, RAMoELinear):
             places.append((name, module))
             closed = (*closed, f"{name}." if name else "")
         elif _carried.is_of_peft(module):
@@ -54,6 +57,7 @@ def unadapt(model: nn.Module, merged: bool = False) -> nn.Module:
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, originals[module])
     model = originals.get(model, model)
+    _fusing.take_out(model)
     _carried.restore(model)
     return model
 
