@@ -8,7 +8,6 @@ from .diagonal import rank_diagonal
 from .fixed_gates import fixed_gates
 from .frozen_linear import FrozenLinear, frozen_linear
 from .functional import ramoe_linear
-from .fused import RAMoEFusedLinear
 from .io import load_adapters, save_adapters
 from .layer import RAMoELinear
 from .lora_export import save_lora
@@ -33,7 +32,6 @@ __all__ = [
     "FrozenLinear",
     "RAMoEConv1D",
     "RAMoECrossAttention",
-    "RAMoEFusedLinear",
     "RAMoELinear",
     "RAMoESelfAttention",
     "RankOptimizer",

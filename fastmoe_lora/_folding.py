@@ -23,10 +23,12 @@ def low_rank(name: str, layer: RAMoELinear, gates: Tensor) -> tuple[Tensor, Tens
     for split in range(layer.splits):
         on = factor[split] != 0  # (E, R)
         rows.append(A[split][on].to(precision))
-        block = (B[split].double() * factor[split, :, None]).transpose(1, 2)[on]  # (columns, out/S)
-        whole = block.new_zeros(len(block), layer.splits, block.shape[1])
-        whole[:, split] = block
-        columns.append(whole.flatten(1))
+        units, width = (slice(sum(n[:split]), sum(n[: split + 1])) for n in (layer.units, layer.widths))
+        own = B[units].transpose(0, 1).flatten(1, 2)  # (E, width, R)
+        block = (own.double() * factor[split, :, None]).transpose(1, 2)[on]  # (columns, width)
+        whole = block.new_zeros(len(block), layer.out_features)
+        whole[:, width] = block
+        columns.append(whole)
     return torch.cat(rows), torch.cat(columns).T.to(precision)
 
 

@@ -45,9 +45,9 @@ class RAMoEFusedLinear(RAMoELinear):
 
     def part(self, x: Tensor, index: int) -> Tensor:
         """The output of layer ``index`` for ``x (..., in)``."""
-        shared = _running.now.get(self) if ops.is_eager() else None
+        shared = _running.now.get(self) if ops.is_eager((x,)) else None
         if shared is not None and type(x) in (Tensor, nn.Parameter) and not x.is_inference():
-            mode = (*_mode(), self.training, self.adapters_on)
+            mode = (*_mode(), self.training, self.adapters_on, self.merged)
             if shared.is_of(x, mode) and index in shared.parts:
                 return shared.taken(index)
             if not shared.parts and mode[0] == shared.hooks:
@@ -57,12 +57,12 @@ class RAMoEFusedLinear(RAMoELinear):
 
     def begin(self, parent: nn.Module, *_: Any) -> None:
         """The parent begins to run: a hook of it."""
-        if ops.is_eager():
+        if ops.is_eager(()):
             _running.now[self] = _Shared()
 
     def end(self, parent: nn.Module, *_: Any) -> None:
         """The parent is through, or has failed: a hook of it."""
-        if ops.is_eager():
+        if ops.is_eager(()):
             _running.now.pop(self, None)
 
 

@@ -14,6 +14,7 @@ from ._folding import low_rank
 from ._wrappers import plain_name, unwrapped, writes
 from .conv1d import RAMoEConv1D
 from .fixed_gates import chosen_gates
+from .fused import RAMoEFusedLinear
 from .ranks import named_layers
 
 _IN_PEFT = re.compile(r"(.+)\.ramoe_adapters\.[^.]+")  # a layer of `fastmoe_lora.peft`
@@ -108,6 +109,10 @@ def _check_exported(model: nn.Module, layers: Iterable[str]) -> None:
     for name in layers:
         if not name:
             raise ValueError("model: got an RA-MoE layer itself, expected a model around it")
+        if isinstance(model.get_submodule(name), RAMoEFusedLinear):
+            raise ValueError(
+                f"model: layer {name!r} is fused, expected layers that are adapted apart: a LoRA has one for each"
+            )
         around = name.rpartition(".")[0]
         kind = type(model.get_submodule(around))
         if kind.__module__ == f"{__package__}.attention":

@@ -103,7 +103,7 @@ class _Experts:
                 continue
             A, B = pair
             layer.lora_A[:, expert, : len(A)] = A.to(layer.lora_A.device)
-            layer.lora_B[:, expert, :, : len(A)] = B.to(layer.lora_B.device).unflatten(0, (layer.splits, -1))
+            layer.lora_B[:, expert, :, : len(A)] = B.to(layer.lora_B.device).unflatten(0, (len(layer.lora_B), -1))
             layer.rank[:, expert] = len(A)
 
 

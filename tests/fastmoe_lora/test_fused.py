@@ -16,12 +16,16 @@ from fastmoe_lora import (
     adapt,
     check_adapters,
     disable_adapters,
+    fixed_gates,
     freeze_ranks,
     load_adapters,
+    merge,
     ramoe_layers,
     save_adapters,
+    save_lora,
     unadapt,
 )
+from fastmoe_lora.fused import _running
 from unistd.model.torchvision_ops import define_missing_ops
 
 FEW = {"num_experts": 2, "max_rank": 4, "init_rank": 2.5}
@@ -208,6 +212,21 @@ def test_checkpoints_of_models_that_are_not_adapted_fit_and_those_of_other_shape
         fused.load_state_dict(state, strict=False)
 
 
+@pytest.mark.parametrize("make", [bert, llama], ids=lambda make: make.__name__)
+def test_merged_and_no_lora_as_a_whole(make, tmp_path):
+    fused, apart, _, inputs = made(make)
+    with fixed_gates(fused, gates=[0.7, 0.2]), fixed_gates(apart, gates=[0.7, 0.2]):
+        expected = fused(**inputs).last_hidden_state
+        torch.testing.assert_close(expected, apart(**inputs).last_hidden_state)
+    with pytest.raises(ValueError, match="is fused, expected layers that are adapted apart"):
+        save_lora(fused, tmp_path, expert=0)
+    fused.requires_grad_(False)
+    merge(fused, gates=[0.7, 0.2])
+    torch.testing.assert_close(fused(**inputs).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+    unadapt(fused, merged=True)
+    torch.testing.assert_close(fused(**inputs).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
 class Three(nn.Module):
     """Called as ``how`` says."""
 
@@ -339,8 +358,6 @@ def test_nothing_is_held_when_the_parent_is_through(failing):
                     three(how)
             else:
                 three(how)
-        from fastmoe_lora.fused import _running
-
         assert not _running.now
     finally:
         gc.enable()
