@@ -337,3 +337,15 @@ def test_a_compiled_model_is_to_be_adapted_first():
             adapt(model, {"*": FEW})
     with pytest.raises(ValueError, match="unadapt what is inside of it"):
         unadapt(torch.compile(adapt(nn.Sequential(nn.Linear(4, 4)), {"0": FEW})))
+
+
+@torch.no_grad()
+@pytest.mark.shows("torch.compile", "`disable_adapters` around a compiled model")
+def test_a_compiled_model_without_adapters():
+    model = adapt(nn.Sequential(nn.Linear(4, 4)), {"0": FEW})
+    change(model)
+    compiled, x = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.randn(3, 4)
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x), model(x))
+        with disable_adapters(compiled):
+            torch.testing.assert_close(compiled(x), nn.functional.linear(x, model[0].weight, model[0].bias))
