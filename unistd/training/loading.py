@@ -112,7 +112,7 @@ def _watched(loader: DataLoader) -> Iterator[Any]:
             except StopIteration:
                 return
             except (OSError, EOFError):  # of the pipe to a worker that was killed a moment ago
-                wait([worker.sentinel for worker in workers], timeout=1)
+                wait([worker.sentinel for worker in workers], timeout=10)  # under load it takes a while to be gone
                 _check(workers)
                 raise
             except RuntimeError:
