@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,9 +57,11 @@ def tensors(file: Path) -> Iterator[Any]:
 
 
 def write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes files into ``folder``: beside the former ones and renamed, so that a crash leaves those whole."""
+    """Writes files into ``folder``: beside the former ones and renamed, so that a crash leaves those whole; under names
+    of this thread's own, as all processes of a data-parallel model may do so at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = {folder / name: folder / f"{name}.new" for name in contents}
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    fresh = {folder / name: folder / f"{name}.{own}.new" for name in contents}
     try:
         for file, content in zip(fresh.values(), contents.values(), strict=True):
             file.unlink(missing_ok=True)

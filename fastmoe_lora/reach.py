@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .fused import RAMoEPart
 from .ranks import named_layers
 
 
@@ -19,27 +20,46 @@ def check_adapters(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
     An adapter is reached if a gradient comes back to it from the outputs (tensors, or what holds them: tuples, lists,
     mappings, dataclasses, objects), be it zero. Raises ValueError naming those that are not: the model reads their
     ``weight`` instead of calling them, leaves them out, or cuts their gradients off; also for outputs without tensors
-    and a model without RA-MoE layers. The model runs in the mode that it is in; where that skips layers at random, call
-    it in ``eval()``. Parameters, gradients, buffers, attributes, inputs and random numbers are left as they were, also
-    after an error.
+    and a model without RA-MoE layers. Of fused layers each has to be reached. The model runs in the mode that it is in;
+    where that skips layers at random, call it in ``eval()``. Parameters, gradients, buffers, attributes, inputs and
+    random numbers are left as they were, also after an error.
     """
     layers = named_layers(model)
     inner = model.module if isinstance(model, DistributedDataParallel) else model  # no talk between processes
-    with _left_as_it_was(inner, (args, kwargs)):
+    with _left_as_it_was(inner, (args, kwargs)), ExitStack() as stack:
         for layer in layers.values():
             layer.lora_B.requires_grad_(True)
+        parts = _followed(stack, inner)
         outputs = list(_tensors(inner(*args, **kwargs)))
         if not outputs:
             raise ValueError(f"model: the output of {type(inner).__name__} holds no tensor, expected at least one")
         ends = {id(tensor): tensor for tensor in outputs if tensor.requires_grad}.values()
         torch.autograd.backward(list(ends), [torch.ones_like(tensor) for tensor in ends])
         missed = [name for name, layer in layers.items() if layer.lora_B.grad is None]
+        missed += [name for name, reached in parts.items() if not reached]
     if missed:
+        count, names = len(layers) + len(parts), ", ".join(map(repr, missed))
         raise ValueError(
-            f"model: {len(missed)} of {len(layers)} adapters were never reached: {', '.join(map(repr, missed))}: "
+            f"model: {len(missed)} of {count} adapters were never reached: {names}: "
             f"{type(inner).__name__} reads their weight instead of calling them, leaves them out or cuts gradients off"
         )
     return list(layers)
+
+
+def _followed(stack: ExitStack, model: nn.Module) -> dict[str, list[bool]]:
+    """Name -> True in a list once a gradient comes back to what that layer of a fused one has computed."""
+    reached: dict[str, list[bool]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, RAMoEPart):
+            marks = reached[name] = []
+
+            def follow(module, inputs, output, marks=marks):
+                if output.requires_grad:
+                    output.register_hook(lambda grad: marks.append(True))
+
+            handle = module.register_forward_hook(follow)
+            stack.callback(handle.remove)
+    return reached
 
 
 def _tensors(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:

@@ -479,6 +479,29 @@ def test_hooks_of_the_layers_go_on():
     assert seen[1] is parent.k
 
 
+class Parted(nn.Module):
+    """Which of its layers matter to the output, ``uses`` says."""
+
+    def __init__(self, uses):
+        super().__init__()
+        self.q, self.k, self.v, self.uses = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(6, 8), uses
+
+    def forward(self, x):
+        return sum(getattr(self, name)(x) for name in self.uses)
+
+
+@pytest.mark.parametrize(("uses", "missed"), [("qkv", ""), ("qk", "'v'"), ("v", "'q', 'k'")])
+def test_a_layer_that_is_never_called_is_found(uses, missed):
+    model = adapt(Parted(uses), {"": {"fuse": ["q", "k", "v"], **FEW}})
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    if missed:
+        with pytest.raises(ValueError, match=f"of 4 adapters were never reached: {missed}: Parted reads"):
+            check_adapters(model, torch.randn(2, 6))
+    else:
+        assert check_adapters(model, torch.randn(2, 6)) == ["q_k_v"]
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+
+
 class Reading(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,4 +1,5 @@
 import json
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -276,3 +277,25 @@ def test_a_flattened_tensor_is_not_saved(tmp_path):
         ValueError, match=r"model: layer '1': lora_A has shape \(192,\), expected \(1, 3, 8, 8\): whole"
     ):
         save_adapters(model, tmp_path / "new")
+
+
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+    """As the processes of a data-parallel model, which all save."""
+    model = nn.Sequential(RAMoELinear.from_linear(nn.Linear(4, 4)))
+    failures = []
+
+    def save() -> None:
+        for _ in range(30):
+            try:
+                save_adapters(model, tmp_path)
+            except OSError as error:
+                failures.append(error)
+
+    writers = [threading.Thread(target=save) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not failures
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["adapters.json", "adapters.safetensors"]
+    load_adapters(model, tmp_path)
