@@ -92,6 +92,7 @@ def test_unadapt_gives_the_original_bits_back(held, copied):
     assert torch.equal(model(TOKENS).last_hidden_state, output)
 
 
+@pytest.mark.shows("transformers", "checkpoints of GPT-2 load into one whose `Conv1D` layers are adapted")
 def test_checkpoints_hold_weights_as_conv1d_does():
     plain, other = gpt2(), gpt2()
     with torch.no_grad():

@@ -124,6 +124,10 @@ def calls(monkeypatch):
     return asked
 
 
+@pytest.mark.shows(
+    "transformers",
+    "ViT, CLIP, BERT and Llama with grouped heads: queries, keys and values fused, one call, equal to three",
+)
 @pytest.mark.parametrize("router", ["token", "sample"])
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_equal_to_the_layers_apart_gradients_too(make, router, calls):
@@ -194,6 +198,9 @@ def test_frozen_ranks(make):
     torch.testing.assert_close(fused(**inputs).last_hidden_state, apart(**inputs).last_hidden_state)
 
 
+@pytest.mark.shows(
+    "transformers", "checkpoints of models that are not adapted load into BERT and Llama with fused projections"
+)
 @pytest.mark.parametrize("make", [bert, llama], ids=lambda make: make.__name__)
 def test_checkpoints_of_models_that_are_not_adapted_fit_and_those_of_other_shapes_are_refused(make):
     fused, _, plain, inputs = made(make)
@@ -365,6 +372,7 @@ def test_nothing_is_held_when_the_parent_is_through(failing):
     assert not [reference for reference in held if reference() is not None]
 
 
+@pytest.mark.shows("Activation checkpointing", "of fused projections, around the attention or around one of them")
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_checkpointing_around_the_parent_and_around_one_layer(reentrant, dropout, calls):
@@ -437,6 +445,7 @@ class Around(nn.Module):
         return self.inner(lambda m: [m.q(x), m.k(x), m.v(x)])
 
 
+@pytest.mark.shows("torch.compile", "fused projections are one graph, with a call for each")
 def test_compiled_transformed_copied_and_pickled():
     three, x = Three((8, 4, 4)), torch.randn(5, 6)
     expected = three.apart(x, x, x)
