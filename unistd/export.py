@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from unistd.files import write_atomically
 from unistd.model import UniSTD
-from unistd.tasks import TaskSpec
 from unistd.training.run import TrainedRun
 
 TOLERANCE = 1e-4  # of the model's largest value: other libraries sum in another order
@@ -62,7 +61,7 @@ def export(trained: TrainedRun, task: str, kind: str, output: Path) -> Exported:
 
         def save(path: Path) -> None:
             path.write_bytes(content)
-            difference, largest = _compare(forecaster, read(path), spec)
+            difference, largest = compare(forecaster, read(path), spec.input_shape)
             if not difference <= TOLERANCE * largest:
                 raise ValueError(
                     f"{output}: its forecasts of task {task!r} differ from the model's by {difference:.2g}, "
@@ -113,15 +112,18 @@ class _Forecaster(nn.Module):
         return self.model(frames, task=self.task)
 
 
-def _compare(forecaster: nn.Module, exported: Forecast, spec: TaskSpec) -> tuple[float, float]:
-    """The largest difference of forecasts of random frames, and the model's largest value."""
+def compare(model: nn.Module, exported: Forecast, shape: tuple[int, ...]) -> tuple[float, float]:
+    """The largest difference of outputs for random inputs (B, *shape), and the model's largest value.
+
+    Raises ValueError where the outputs are not even of one shape.
+    """
     difference = largest = 0.0
     generator = torch.Generator().manual_seed(0)
     for batch in _BATCHES:
-        frames = torch.rand(batch, *spec.input_shape, generator=generator)
-        expected, got = forecaster(frames), exported(frames)
+        inputs = torch.rand(batch, *shape, generator=generator)
+        expected, got = model(inputs), exported(inputs)
         if got.shape != expected.shape:
-            raise ValueError(f"task {spec.name!r}: exported, it gives {tuple(got.shape)}, not {tuple(expected.shape)}")
+            raise ValueError(f"the exported model gives {tuple(got.shape)}, expected {tuple(expected.shape)}")
         # maximum, unlike max, keeps NaN
         difference = torch.maximum((got - expected).abs().max(), torch.tensor(difference)).item()
         largest = max(largest, expected.abs().max().item())
