@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.machine import commit, describe_machine, describe_versions
 from fastmoe_lora import adapt, freeze_ranks, ramoe_layers
 from unistd.export import FORMATS, compare
+from unistd.model.torchvision_ops import define_missing_ops
 
 TASK = "taxibj"  # of the demo's ten
 
@@ -46,6 +47,7 @@ class _Forecast(nn.Module):
 
 def vit() -> tuple[nn.Module, tuple[int, ...]]:
     """open_clip's ViT-B/16 as the paper adapts it: six experts on QKV and on the output projection of each block."""
+    define_missing_ops()
     import open_clip
 
     model = open_clip.create_model("ViT-B-16", pretrained=None).visual

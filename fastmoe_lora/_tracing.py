@@ -6,6 +6,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 
@@ -32,3 +33,9 @@ def untraced(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*arguments, **options)
 
     return call
+
+
+@untraced
+def sizes(tensor: Tensor) -> torch.Size:
+    """Its shape in numbers, for decisions: a trace makes tensors of those of ``shape``."""
+    return tensor.shape

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _operands, backends, ops
+from ._tracing import sizes
 from .backends import packed, reference
 
 # What PyTorch differentiates itself, operation by operation; the backends beside them are operators.
@@ -110,7 +111,7 @@ def _linear(
     backend,
 ) -> Tensor:
     precision = torch.promote_types(x.dtype, torch.float32)
-    splits, experts = lora_A.shape[:2]
+    splits, experts = sizes(lora_A)[:2]
     leading = x.shape[:-1]
     tokens = math.prod(leading)
     if gates is not None:

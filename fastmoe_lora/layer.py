@@ -13,7 +13,7 @@ from . import _carried, _checks, _operands, ops
 from ._frozen_ranks import active_column_table, hold, still
 from ._settings import rank_window, settings, settings_fault
 from ._splits import by_unit, units_of, widths_of
-from ._tracing import untraced
+from ._tracing import sizes, untraced
 from ._wrappers import gathered, scattered
 from .backends import NAMES
 from .diagonal import INTERPOLATIONS, interpolate
@@ -251,7 +251,7 @@ class RAMoELinear(nn.Module):
         weight = self.router.weight
         self._check_routed(x, weight.device)
         if self.router_kind == "sample":
-            x = x.mean(-2, keepdim=True)
+            x = x.mean(-2, keepdim=True) if sizes(x)[-2] else x.sum(-2, keepdim=True)  # no mean of no tokens
         logits = x.to(weight.dtype) @ weight.T
         return route(logits.unflatten(-1, (self.splits, self.num_experts)), self.top_k or 0)
 

@@ -72,6 +72,10 @@ def namespaces(program: torch.export.ExportedProgram) -> set[str]:
     return {target.namespace for target in targets if isinstance(target, torch._ops.OpOverload)}
 
 
+@pytest.mark.shows(
+    "torch.export",
+    "plain ATen operations, batches of any size: all routers, learning and frozen ranks, attention, whole models",
+)
 @pytest.mark.parametrize(("name", "frozen"), BOTH, ids=str)
 def test_exports_as_operations_of_pytorch(name, frozen):
     make, options = CASES[name]
@@ -83,6 +87,7 @@ def test_exports_as_operations_of_pytorch(name, frozen):
     assert namespaces(program.run_decompositions()) == {"aten"}
 
 
+@pytest.mark.shows("torch.export", "`strict=True` likewise")
 @pytest.mark.parametrize("name", ["fractional ranks", "top-k router", "TransformerEncoder"])
 def test_exports_strictly(name):
     make, options = CASES[name]
@@ -104,6 +109,7 @@ print({node.target.namespace for node in program.graph.nodes if hasattr(node.tar
     assert done.stdout == "{'aten'}\n"
 
 
+@pytest.mark.shows("torch.export", "a saved program runs without this library")
 def test_saved_programs_run_without_the_library(tmp_path):
     model, x = one_layer(True)
     torch.export.save(exported(model, x), tmp_path / "layer.pt2")
@@ -150,6 +156,9 @@ def test_a_training_step_exports():
     assert not torch.equal(program.module()(x), program.module()(x))  # ranks and dropout are drawn at each call
 
 
+@pytest.mark.shows(
+    "ONNX", "`torch.onnx.export(dynamo=True)` of layers and of a Vision Transformer gives equal outputs in ONNX Runtime"
+)
 @pytest.mark.parametrize("frozen", [False, True], ids=["learning", "frozen"])
 @pytest.mark.parametrize("name", ["fractional ranks", "top-k router", "VisionTransformer"])
 def test_onnx_runtime_gives_equal_outputs(name, frozen, tmp_path):
@@ -175,6 +184,7 @@ def test_ties_of_a_top_k_router_are_the_same_in_onnx_runtime(tmp_path):
     torch.testing.assert_close(torch.from_numpy(got), layer(x).detach())
 
 
+@pytest.mark.shows("AOTInductor", "packages compute the same for batches of any size")
 def test_aot_inductor_packages(tmp_path):
     layer, x = one_layer(True)
     path = torch._inductor.aoti_compile_and_package(exported(layer, x), package_path=str(tmp_path / "layer.pt2"))
