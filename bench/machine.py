@@ -9,7 +9,18 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "peft", "transformers", "unsloth", "scattermoe", "lorafusion")
+PACKAGES = (
+    "torch",
+    "triton",
+    "peft",
+    "transformers",
+    "unsloth",
+    "scattermoe",
+    "lorafusion",
+    "open_clip_torch",
+    "onnxruntime",
+    "onnxscript",
+)
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
