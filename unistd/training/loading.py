@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,8 +113,7 @@ def _watched(loader: DataLoader) -> Iterator[Any]:
             except StopIteration:
                 return
             except (OSError, EOFError):  # of the pipe to a worker that was killed a moment ago
-                wait([worker.sentinel for worker in workers], timeout=10)  # under load it takes a while to be gone
-                _check(workers)
+                _check_going(workers)
                 raise
             except RuntimeError:
                 _check(workers)
@@ -127,6 +127,15 @@ def _watched(loader: DataLoader) -> Iterator[Any]:
         iterator._shutdown_workers()
         if before is not None:
             signal.signal(signal.SIGCHLD, before)
+
+
+def _check_going(workers: Sequence[BaseProcess], seconds: float = 10) -> None:
+    """`_check` for workers one of which is on its way out; others may end meanwhile with nothing left to do."""
+    last = time.monotonic() + seconds
+    _check(workers)
+    while (alive := [worker.sentinel for worker in workers if worker.exitcode is None]) and time.monotonic() < last:
+        wait(alive, timeout=last - time.monotonic())
+        _check(workers)
 
 
 def _check(workers: Sequence[BaseProcess]) -> None:
