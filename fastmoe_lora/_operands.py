@@ -127,6 +127,14 @@ def check_tensor(name: str, tensor) -> None:
         raise TypeError(f"{name}: got {_described(tensor)}, expected a tensor")
 
 
+def check_undistributed(x, weight, bias, lora_A, lora_B, diag) -> None:
+    """Raises TypeError for a DTensor: what a layer makes beside its operands is not laid out over processes."""
+    names = ("x", "weight", "bias", "lora_A", "lora_B", "rank")
+    for name, tensor in zip(names, (x, weight, bias, lora_A, lora_B, diag), strict=True):
+        if hasattr(tensor, "device_mesh"):
+            raise TypeError(f"{name}: got a DTensor, expected a plain tensor (FSDP2 gathers those of a layer it wraps)")
+
+
 def plain(tensor: Tensor | None) -> Tensor | None:
     """As operators take it: contiguous, and written out where torch only notes a sign (of imaginary parts)."""
     return None if tensor is None else tensor.contiguous().resolve_neg()

@@ -71,8 +71,9 @@ def ramoe_linear(
         if y is not None:
             return y
     _operands.check_call(*operands, autocast)
-    if ops.decomposes(*operands[:7]) and backend != "reference":
-        backend, on_cpu = "decomposed", False
+    if ops.decomposes(*operands[:7]):
+        _operands.check_undistributed(*operands[:6])
+        backend, on_cpu = "reference" if backend == "reference" else "decomposed", False
     if not autocast:
         return _linear(*operands, backend)
     with torch.autocast(x.device.type, enabled=False):

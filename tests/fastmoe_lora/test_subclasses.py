@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.small_layer import BACKENDS, small_layer
 from torch import Tensor, nn
 
@@ -98,3 +99,35 @@ def test_kinds_of_tensors_that_nothing_is_computed_with_are_named(backend):
         for x in (torch.nested.nested_tensor([torch.randn(2, 8)]), torch.randn(4, 8).to_sparse()):
             with pytest.raises(TypeError, match=r"^x: got a"):
                 layer(x)
+
+
+@pytest.fixture
+def mesh():
+    """Of this process alone, without any communication."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    yield dist.device_mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.shows("Tensor subclasses", "a DTensor is refused by name (`FrozenLinear` takes it)")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_distributed_tensors_are_named(backend, mesh):
+    from torch.distributed.tensor import DTensor, Replicate
+
+    def laid_out(tensor: Tensor) -> DTensor:
+        return DTensor.from_local(tensor.detach(), mesh, [Replicate()], run_check=False)
+
+    layer, x = small_layer(backend=backend), torch.randn(4, 8)
+    with pytest.raises(TypeError, match=r"^x: got a DTensor, expected a plain tensor"):
+        layer(laid_out(x))
+    for name in ("weight", "bias", "lora_A", "lora_B", "rank"):
+        layer = small_layer(backend=backend)
+        setattr(layer, name, nn.Parameter(laid_out(getattr(layer, name))))
+        with pytest.raises(TypeError, match=f"^{name}: got a DTensor, expected a plain tensor"):
+            layer(x)
+    linear = FrozenLinear.from_linear(nn.Linear(8, 12))
+    wanted = linear(x)
+    linear.weight, linear.bias = (nn.Parameter(laid_out(p), requires_grad=False) for p in (linear.weight, linear.bias))
+    torch.testing.assert_close(linear(laid_out(x)).to_local(), wanted)
