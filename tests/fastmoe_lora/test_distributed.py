@@ -18,6 +18,7 @@ from fastmoe_lora import (
     disable_adapters,
     freeze_ranks,
     load_adapters,
+    ramoe_layers,
     rank_report,
     ranks_frozen,
     save_adapters,
@@ -30,6 +31,26 @@ def build() -> nn.Sequential:
     linears = [nn.Linear(8, 8) for _ in range(2)]
     model = nn.Sequential(*(RAMoELinear.from_linear(linear, num_experts=3, backend="packed") for linear in linears))
     for layer in model:
+        nn.init.normal_(layer.lora_B)
+    return model
+
+
+class Projections(nn.Module):
+    """Queries, keys and values of grouped heads, fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.q(x) + torch.cat([self.k(x), self.v(x)], -1)
+
+
+def build_fused() -> nn.Sequential:
+    torch.manual_seed(5)
+    model = nn.Sequential(Projections(), Projections())
+    adapt(model, {"?": {"fuse": ["q", "k", "v"], "num_experts": 3, "backend": "packed"}})
+    for _, layer in ramoe_layers(model):
         nn.init.normal_(layer.lora_B)
     return model
 
@@ -48,12 +69,13 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def worker(index: int, _: str) -> None:
     batches = torch.randn(WORLD, 6, 8, generator=torch.Generator().manual_seed(1))
-    whole = gradients(build(), batches)
-    for wrap in (DistributedDataParallel, sharded):
-        mine = gradients(wrap(build()), batches[index])
-        assert mine.keys() == whole.keys()
-        for name, grad in mine.items():
-            torch.testing.assert_close(grad, whole[name], msg=lambda text, name=name: f"{name}: {text}")
+    for make in (build, build_fused):
+        whole = gradients(make(), batches)
+        for wrap in (DistributedDataParallel, sharded):
+            mine = gradients(wrap(make()), batches[index])
+            assert mine.keys() == whole.keys()
+            for name, grad in mine.items():
+                torch.testing.assert_close(grad, whole[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
 def saving(index: int, folder: str) -> None:
