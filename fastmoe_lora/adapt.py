@@ -156,7 +156,7 @@ def _matches(
     for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(closed) and closed:
             continue
-        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)):
+        if isinstance(module, (RAMoELinear, nn.MultiheadAttention)) or _carried.is_of_peft(module):
             closed = (*closed, f"{name}.")
         if name and (isinstance(module, (nn.Linear, nn.MultiheadAttention)) or conv1d_class(module)):
             pattern = next((p for p in rules if fnmatchcase(name, p) and _fusing.FUSE not in rules[p]), None)
