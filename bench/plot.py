@@ -9,6 +9,7 @@ from bench.record import RESULTS, Record, load
 from bench.tables import between_markers, section
 
 NAMES = ("layer", "backward", "memory", "model", "train", "scaling")
+TABLES = ("fuse", "cpu_targets")  # tables alone, no figures
 SUFFIXES = ("", "-cuda", "-zen5")  # of a record's file: this project's first machine, a GPU's, one without tile units
 FILLED = ("README.md", "bench/README.md", "bench/NOTES.md")
 
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--readme", type=Path, nargs="*", default=[ROOT / name for name in FILLED])
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
     given = parser.parse_args(arguments)
-    files = [given.results / f"{name}{suffix}.json" for suffix in SUFFIXES for name in (*NAMES, "cpu_targets")]
+    files = [given.results / f"{name}{suffix}.json" for suffix in SUFFIXES for name in (*NAMES, *TABLES)]
     records = {file.stem: load(file) for file in files if file.is_file()}
     if not records:
         parser.error(f"{given.results}: holds none of {', '.join(NAMES)} as .json")
