@@ -72,6 +72,8 @@ class Run:
             for folder in (self.adapters, self.tensorboard, self.exports):
                 require(folder, "a folder", "nothing")
             remove_leftovers(self.folder)
+            for leftover in self.adapters.glob("adapters.*.new"):  # of fastmoe_lora, likewise
+                leftover.unlink(missing_ok=True)
             yield
 
     def delete_files(self) -> None:

@@ -97,5 +97,7 @@ def test_leftovers_of_a_killed_process_are_removed(run):
     for name in (".unistd-1-abc.tmp", ".unistd-99-0123.tmp"):
         (run.folder / name).write_text("half")
     (run.folder / "mine.tmp").write_text("mine")
+    (run.adapters / "adapters.json.1-2.new").write_text("half")
     assert main(["evaluate", str(run.folder)]) == 0
+    assert not list(run.adapters.glob("*.new"))
     assert sorted(path.name for path in run.folder.iterdir() if "tmp" in path.name) == ["mine.tmp"]
