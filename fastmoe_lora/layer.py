@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _carried, _checks, _operands, ops
+from . import _checks, _operands, ops
 from ._frozen_ranks import active_column_table, hold, still
+from ._linear_part import linear_part
 from ._settings import rank_window, settings, settings_fault
 from ._splits import by_unit, units_of, widths_of
 from ._tracing import sizes, untraced
@@ -136,7 +137,7 @@ class RAMoELinear(nn.Module):
     @classmethod
     def sharing(cls, linear: nn.Linear, **options: Any) -> Self:
         """As `from_linear`, with nothing frozen yet."""
-        weight, bias = _checked_linear(linear)
+        weight, bias = linear_part(linear)
         _check_names(cls, options)
         options = {"device": weight.device, "dtype": weight.dtype, **options}
         layer = cls(linear.in_features, linear.out_features, bias is not None, **options)
@@ -391,28 +392,6 @@ class RAMoELinear(nn.Module):
 def _fits(value: Any, mine: Tensor) -> bool:
     """Whether torch copies an entry of a state dict onto ``mine``: it takes one number in a list for a number."""
     return isinstance(value, Tensor) and (value.shape == mine.shape or (mine.dim() == 0 and value.shape == (1,)))
-
-
-def _checked_linear(linear: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Weight and bias of a linear layer that can be adapted."""
-    _checks.instance("linear", linear, nn.Linear, "an nn.Linear")
-    shapes = {"weight": (linear.out_features, linear.in_features), "bias": (linear.out_features,)}
-    for name, shape in shapes.items():
-        parameter = getattr(linear, name)
-        if parameter is None and name == "bias":
-            continue
-        if not isinstance(parameter, nn.Parameter) or nn.parameter.is_lazy(parameter):
-            kind = type(parameter).__name__
-            raise ValueError(f"linear: its {name} is a {kind}, expected a parameter that is there and not computed")
-        if parameter.dtype not in _checks.FLOATS:
-            raise TypeError(f"linear: its {name} is of {parameter.dtype}, expected one of {_checks.FLOATS}")
-        if parameter.shape != shape:
-            raise ValueError(f"linear: its {name} has shape {tuple(parameter.shape)}, expected {shape}")
-    try:
-        _carried.check_forward(linear)
-    except ValueError as error:
-        raise ValueError(f"linear: {error}") from None
-    return linear.weight, linear.bias
 
 
 def _check_names(cls: type[RAMoELinear], options: dict[str, Any]) -> None:

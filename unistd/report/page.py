@@ -22,7 +22,7 @@ from unistd.training.data import steps_per_epoch
 from unistd.training.evaluate import Results, held_out, tasks_beaten
 from unistd.training.results import change, read_results
 from unistd.training.run import read_run
-from unistd.training.state import check_scales, check_sources, scales_of, source_kinds
+from unistd.training.sources import check_data
 
 
 def write_report(folder: str | Path) -> Path:
@@ -32,8 +32,7 @@ def write_report(folder: str | Path) -> Path:
     run, config, model = trained.run, trained.config, trained.model
     results, log = read_results(run, config.tasks, trained.step), read_records(run.log, config.tasks)
     datasets = held_out(config, "test")
-    check_sources(trained.sources, source_kinds(datasets), run.checkpoint)
-    check_scales(trained.scales, scales_of(datasets), run.checkpoint)
+    check_data(trained.sources, trained.scales, datasets, run.checkpoint)
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
     page = _template().render(
         name=os.fsencode(run.folder.resolve().name).decode("utf-8", "replace"),

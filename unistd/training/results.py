@@ -22,7 +22,7 @@ from unistd.training.checkpoint import CheckpointError
 from unistd.training.evaluate import Results, evaluate, held_out, tasks_beaten
 from unistd.training.expected import Maybe, compare, finite, number, whole
 from unistd.training.run import Run, read_run
-from unistd.training.state import check_scales, check_sources, scales_of, source_kinds
+from unistd.training.sources import check_data
 
 
 def evaluate_run(folder: str | Path, console: Console) -> Results:
@@ -35,8 +35,7 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
     fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
-    check_sources(trained.sources, source_kinds(datasets), run.checkpoint)
-    check_scales(trained.scales, scales_of(datasets), run.checkpoint)
+    check_data(trained.sources, trained.scales, datasets, run.checkpoint)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // batch) for dataset in datasets.values()))
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
 
 from fastmoe_lora import RAMoELinear, RankOptimizer
 from unistd.messages import shown
@@ -214,42 +213,6 @@ def _value(tree: Any, key: str) -> Any:
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
-
-
-def source_kinds(datasets: Mapping[str, Dataset]) -> dict[str, str]:
-    """Where each task's data come from: "generated" or "files"."""
-    return {task: "generated" if data.source == "generated" else "files" for task, data in datasets.items()}
-
-
-def check_sources(trained: Mapping[str, str], now: Mapping[str, str], source: Path) -> None:
-    """Raises CheckpointError where a task was trained on files and its data are generated now, or the other way.
-
-    Both as `source_kinds` gives them; a checkpoint of an earlier release holds none.
-    """
-    for task, kind in now.items():
-        if trained.get(task, kind) != kind:
-            raise CheckpointError(
-                f"{source}: task {task!r} was trained on data of kind {trained[task]!r}, below data.root are now"
-                f" {kind!r}"
-            )
-
-
-def scales_of(datasets: Mapping[str, Dataset]) -> dict[str, float]:
-    """What each task's values were divided by."""
-    return {task: float(data.spec.scale) for task, data in datasets.items()}
-
-
-def check_scales(trained: Mapping[str, float], now: Mapping[str, float], source: Path) -> None:
-    """Raises CheckpointError where a task's values are divided by another number than those that it was trained on.
-
-    Both as `scales_of` gives them; a checkpoint of an earlier release holds none.
-    """
-    for task, scale in now.items():
-        if trained.get(task, scale) != scale:
-            raise CheckpointError(
-                f"{source}: task {task!r} was trained on values divided by {trained[task]:g}, those below data.root are"
-                f" now divided by {scale:g}: other files"
-            )
 
 
 def random_state() -> dict[str, Any]:

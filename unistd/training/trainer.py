@@ -30,16 +30,13 @@ from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_scales, use_threads
+from unistd.training.sources import check_data, scales_of, source_kinds
 from unistd.training.state import (
     check_config_of,
     check_model,
-    check_scales,
-    check_sources,
     check_training,
     random_state,
-    scales_of,
     set_random_state,
-    source_kinds,
 )
 from unistd.training.stop import Stopped, StopRequest, StopRequested
 
@@ -81,12 +78,11 @@ class Trainer:
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         self.loader = train_loader(config, self.specs, range(self.step, self.steps))
         self.baselines = repeat_last_errors(self.loader.dataset) if state is None else state["baselines"]
-        self.sources = source_kinds(self.loader.dataset.datasets)
-        self.scales = scales_of(self.loader.dataset.datasets)
+        datasets = self.loader.dataset.datasets
+        self.sources, self.scales = source_kinds(datasets), scales_of(datasets)
         use_scales(model, self.scales)
         if state is not None:
-            check_sources(state.get("sources", {}), self.sources, run.checkpoint)
-            check_scales(state.get("scales", {}), self.scales, run.checkpoint)
+            check_data(state.get("sources", {}), state.get("scales", {}), datasets, run.checkpoint)
             self._load(state)
 
     @property
