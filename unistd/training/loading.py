@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -98,7 +99,8 @@ def _watched(loader: DataLoader) -> Iterator[Any]:
 
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS | {signal.SIGCHLD})  # which the workers inherit
     try:
-        iterator = iter(loader)
+        with _held(_STOPS):
+            iterator = iter(loader)
         workers: list[BaseProcess] = iterator._workers
         main = threading.current_thread() is threading.main_thread()  # the only one that handlers can be set in
         before = signal.signal(signal.SIGCHLD, died) if main else None
@@ -127,6 +129,24 @@ def _watched(loader: DataLoader) -> Iterator[Any]:
         iterator._shutdown_workers()
         if before is not None:
             signal.signal(signal.SIGCHLD, before)
+
+
+@contextmanager
+def _held(signals: set[signal.Signals]) -> Iterator[None]:
+    """Handlers run after this, not in it: a signal that another thread takes passes by the mask of this one, and an
+    iterator of torch's that an exception has left half made complains as it is deleted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda signum, frame: came.append(signum)) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for signum in came:
+            signal.raise_signal(signum)
 
 
 def _check_going(workers: Sequence[BaseProcess], seconds: float = 10) -> None:
