@@ -18,6 +18,7 @@ from unistd.cli import main
 from unistd.training.checkpoint import load_checkpoint
 
 TRAINER = "unistd.training.trainer:Trainer"
+KILLED = 2  # seconds for killed processes to be gone; ones that nobody killed look for their master after 5
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_signals_to_every_process_stop_training_with_a_checkpoint(tmp_path, sign
     wait_for(folder / "run/checkpoint.pt")
     running.send(signum, group=True)
     assert_one_line(running.finish(20), 128 + signum, "stopped at step ", "of 8000, checkpoint saved")
-    assert living(running.pid, 0) == []
+    assert living(running.pid, KILLED) == []
 
 
 def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(folder):
@@ -85,7 +86,7 @@ def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(folder):
     running = start(folder, Kill(f"{TRAINER}._clip_gradients", 3, signum=signal.SIGINT), SAVING)
     assert_one_line(running.finish(20), 130, "stopped by SIGINT; `--resume` continues")
     assert load_checkpoint(folder / "run/checkpoint.pt")["step"] == 2
-    assert living(running.pid, 0) == []
+    assert living(running.pid, KILLED) == []
 
 
 def test_a_second_signal_while_the_first_is_answered_ends_at_once(copy):
@@ -93,7 +94,7 @@ def test_a_second_signal_while_the_first_is_answered_ends_at_once(copy):
     within = Kill("unistd.training.evaluate:repeat_last", signum=signal.SIGINT)
     running = start(copy, within, SENT_HOME, words="evaluate run")
     assert_one_line(running.finish(20), 143, "stopped by SIGTERM\n")
-    assert living(running.pid, 0) == []
+    assert living(running.pid, KILLED) == []
 
 
 def in_a_finalizer(root):
@@ -151,7 +152,7 @@ def test_signals_end_every_command_and_leave_its_files_whole(copy, kill, words, 
     running = start(copy, Kill(**vars(kill) | {"signum": signum}), words=words)
     assert_one_line(running.finish(20), 128 + signum, f"stopped by {signal.Signals(signum).name}")
     assert contents(copy) == before
-    assert living(running.pid, 0) == []
+    assert living(running.pid, KILLED) == []
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.8, 1.6])
@@ -198,14 +199,14 @@ def test_a_worker_that_is_killed_is_one_line(whole, folder, kill, words, steps):
     running = start(folder, kill, words=words)
     outcome = running.finish(20)
     assert_one_line(outcome, 1, "error: a data loading worker (pid ", ") was killed by signal 9, SIGKILL", "memory")
-    assert living(running.pid, 0) == []
+    assert living(running.pid, KILLED) == []
     assert load_checkpoint(folder / "run/checkpoint.pt")["step"] in steps
 
 
 def test_a_sample_that_cannot_be_read_is_one_line_that_names_its_file(folder):
     running = Try(spoiled, str(folder))
     assert_one_line(running.finish(20), 1, "error: digits.h5: row 5 holds -1,\\nexpected counts >= 0\n")
-    assert living(running.pid, 0) == []
+    assert living(running.pid, KILLED) == []
 
 
 def spoiled(folder):
