@@ -22,10 +22,11 @@ class TaskSpec:
         patch: pixels per side of a token; it divides height and width.
         scale, offset, unit: physical value = normalised value * scale + offset, in `unit`; normalised values lie in
             [0, 1].
+        missing: frames may hold NaN where nothing was measured.
 
     Raises:
-        ValueError: a size is not a positive whole number, the patch does not divide the frame, or the scale is not
-            positive.
+        ValueError: a size is not a positive whole number, the patch does not divide the frame, the scale is not
+            positive, or `missing` is neither true nor false.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TaskSpec:
     scale: float
     offset: float
     unit: str
+    missing: bool = False
 
     def __post_init__(self) -> None:
         for field in _WHOLE_NUMBERS:
@@ -53,6 +55,8 @@ class TaskSpec:
                 )
         if not self.scale > 0:
             raise ValueError(f"task {self.name}: scale is {self.scale!r}, expected a positive number")
+        if not isinstance(self.missing, bool):
+            raise ValueError(f"task {self.name}: missing is {self.missing!r}, expected true or false")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -55,3 +55,15 @@ def test_sizes_are_positive_whole_numbers(value):
 def test_scale_is_positive():
     with pytest.raises(ValueError, match=r"task bair: scale is 0\.0, expected a positive number"):
         get_task("bair").spec.replace(scale=0.0)
+
+
+def test_missing_values_are_a_choice_of_the_task():
+    spec = get_task("enso").spec
+    assert not spec.missing
+    assert spec.replace(missing=True).missing
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_missing_is_true_or_false(value):
+    with pytest.raises(ValueError, match=f"task enso: missing is {value!r}, expected true or false"):
+        get_task("enso").spec.replace(missing=value)
