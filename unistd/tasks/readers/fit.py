@@ -1,0 +1,48 @@
+"""Frames of a recording brought to the size of a task's spec: (n, C, h, w) -> (n, C, H, W)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from unistd.tasks.spec import TaskSpec
+
+
+def as_stored(frames: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """As they are."""
+    return frames
+
+
+def centre_crop(frames: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """The middle of larger frames; smaller ones stay as they are."""
+    top, left = (max(0, (frames.shape[-2] - spec.height) // 2), max(0, (frames.shape[-1] - spec.width) // 2))
+    return frames[..., top : top + spec.height, left : left + spec.width]
+
+
+def resize(frames: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """Scaled to the size, whatever that does to the aspect; bilinear, with the neighbourhood averaged where it shrinks.
+
+    Integers are rounded back to their type. A pixel without a number (NaN) makes those that it is averaged into NaN.
+    """
+    return _resized(frames, spec.height, spec.width)
+
+
+def cover(frames: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """Scaled by one factor until they cover the size, then the middle of that."""
+    height, width = frames.shape[-2:]
+    factor = max(spec.height / height, spec.width / width)
+    sides = (max(spec.height, round(height * factor)), max(spec.width, round(width * factor)))
+    return centre_crop(_resized(frames, *sides), spec)
+
+
+def _resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frames.shape[-2:] == (height, width):
+        return frames
+    numbers = torch.from_numpy(np.ascontiguousarray(frames).astype(np.float32, copy=False))
+    smaller = height < frames.shape[-2] or width < frames.shape[-1]
+    scaled = F.interpolate(numbers, (height, width), mode="bilinear", antialias=smaller).numpy()
+    if frames.dtype.kind in "iu":
+        limits = np.iinfo(frames.dtype)
+        scaled = np.clip(np.rint(scaled), limits.min, limits.max)
+    return scaled.astype(frames.dtype, copy=False)

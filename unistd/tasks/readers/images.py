@@ -1,0 +1,81 @@
+"""Pictures of single frames, as files: png, jpg, pgm and ppm, tif; also with .gz behind."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unistd.tasks.files import DataFileError, in_words, open_file
+
+FORMATS = ("PNG", "JPEG", "PPM", "TIFF")
+_MOST_PIXELS = 40_000_000  # four times those of any sensor that the tasks know
+_MOST_BYTES = 1 << 28
+_AS_RGB = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """One picture, (C, h, w): uint8, or what deeper ones hold (uint16, int32, float32); palettes as their colours.
+
+    Raises:
+        DataFileError: not such a picture, truncated, or of more than 40 million pixels.
+    """
+    return decode_image(path, _content(path))
+
+
+def decode_image(name: object, content: bytes) -> np.ndarray:
+    """The same of the bytes of a file; `name` is what messages call it."""
+    try:
+        with warnings.catch_warnings(), Image.open(BytesIO(content), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            if image.width * image.height > _MOST_PIXELS:
+                raise DataFileError(
+                    f"{name}: {image.width} x {image.height} pixels, expected at most {_MOST_PIXELS} together"
+                )
+            if image.mode == "1":
+                image = image.convert("L")
+            elif image.mode in _AS_RGB:
+                image = image.convert("RGB")
+            pixels = np.asarray(image)
+    except DataFileError:
+        raise
+    except Exception as error:  # whatever a decoder makes of damaged content
+        reason = in_words(" ".join(str(error).split()) or type(error).__name__, 120)
+        raise DataFileError(f"{name}: not a readable picture ({reason})") from None
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+
+
+def read_images(paths: Sequence[Path], channels: int, rows: np.ndarray) -> np.ndarray:
+    """Pictures of one size, (n, channels, h, w): the first channels of each; for `Clip.read`, bound to its paths.
+
+    Raises DataFileError, also where one has fewer channels, or another size or type than the first.
+    """
+    pictures = [read_image(paths[row]) for row in rows]
+    for row, picture in zip(rows, pictures, strict=True):
+        if len(picture) < channels:
+            raise DataFileError(f"{paths[row]}: {len(picture)} channels, expected {channels}")
+        if picture.shape[1:] != pictures[0].shape[1:] or picture.dtype != pictures[0].dtype:
+            raise DataFileError(
+                f"{paths[row]}: {picture.dtype} {in_words(picture.shape[1:])}, expected {pictures[0].dtype} "
+                f"{in_words(pictures[0].shape[1:])} as in {paths[rows[0]].name}"
+            )
+    return np.stack([picture[:channels] for picture in pictures])
+
+
+def _content(path: Path) -> bytes:
+    with open_file(path) as file:
+        try:
+            stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            content = stream.read(_MOST_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            reason = in_words(" ".join(str(error).split()) or type(error).__name__)
+            raise DataFileError(f"{path}: cannot be read ({reason})") from None
+    if len(content) > _MOST_BYTES:
+        raise DataFileError(f"{path}: more than {_MOST_BYTES} bytes, expected a picture of one frame")
+    return content
