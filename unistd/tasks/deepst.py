@@ -12,15 +12,17 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from unistd.tasks.data import SequenceDataset, spread
 from unistd.tasks.files import DataFileError, FileNames, in_words
 from unistd.tasks.hdf5 import Hdf5Array, open_datasets
+from unistd.tasks.readers.clips import Clip, ClipDataset, cut, every
+from unistd.tasks.readers.fit import as_stored
 from unistd.tasks.spec import TaskSpec
+from unistd.tasks.task import SPLITS
 
 _NAME = re.compile(r"_M[0-9]+x[0-9]+_T([0-9]+)_.*\.h5$")
 _FILES = FileNames(
@@ -46,14 +48,23 @@ class FlowRecord:
     slots: np.ndarray
     slots_a_day: int
 
-    def window_starts(self, frames: int, first: int, last: int) -> np.ndarray:
-        """Rows in [first, last - frames] from which `frames` rows follow one another without a break in the dates.
+    def unbroken(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The longest ranges of rows within [first, last) in which each date is one interval after the one before.
 
-        A break is any step of the dates other than one interval: a gap, a repeated stamp, a jump back.
+        A break is any other step: a gap, a repeated stamp, a jump back.
         """
-        broken = np.concatenate([[0], np.cumsum(np.diff(self.slots) != 1)])  # breaks before each row
-        starts = np.arange(first, max(first, last - frames + 1))
-        return starts[broken[starts] == broken[starts + frames - 1]]
+        breaks = 1 + first + np.flatnonzero(np.diff(self.slots[first:last]) != 1)
+        borders = [first, *breaks.tolist(), last]
+        return [(begin, end) for begin, end in pairwise(borders) if begin < end]
+
+    def clip(self, first: int, last: int) -> Clip:
+        """Rows [first, last), which are unbroken."""
+        return Clip(
+            f"{self.path} (rows {first} to {last - 1})",
+            last - first,
+            partial(_rows, self.counts[first:last]),
+            partial(_rows, self.slots[first:last]),
+        )
 
 
 def read_flow_record(path: Path, grid: tuple[int, int] | None = None) -> FlowRecord:
@@ -133,56 +144,69 @@ class DeepSTReader:
 
     Files are put in the order of their first stamp. The last 28 days (DeepST's convention) are the test split and the
     28 days before them the val split, each at most a fifth of all rows; train is the rest. No window crosses a border
-    between splits or files, or a break in the dates.
+    between splits or files, or a break in the dates, and none of train has a date that another split has as well.
 
-    Counts are divided by the task's scale, or by the largest count in the files where that is larger: `dataset.spec`
-    has the scale that was used.
+    Counts are divided by the task's scale, or by the largest count of the train split where that is larger.
     """
 
     def find(self, root: Path) -> Path | None:
         """The folder that holds DeepST files; see `FileNames.find`."""
         return _FILES.find(root)
 
-    def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> Dataset:
+    def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> ClipDataset:
         """See `Task.open`; `seed` has no effect."""
         folder = self.find(root)
-        records = sorted(
-            (read_flow_record(path, (spec.height, spec.width)) for path in _FILES.files_in(folder)),
-            key=lambda record: (record.slots[:1] / record.slots_a_day).tolist(),
-        )
-        for record in records:
-            if record.slots_a_day != records[0].slots_a_day:
-                raise DataFileError(
-                    f"{record.path}: {record.slots_a_day} intervals a day, expected {records[0].slots_a_day} "
-                    f"as in {records[0].path.name}"
-                )
-        frames = spec.frames_in + spec.frames_out
-        first, last = _split_rows(split, sum(len(record.slots) for record in records), records[0].slots_a_day)
-        windows, begin = [], 0
-        for number, record in enumerate(records):
-            low, high = max(first - begin, 0), min(last - begin, len(record.slots))
-            windows += [(number, int(start)) for start in record.window_starts(frames, low, high)]
-            begin += len(record.slots)
-        if not windows:
+        records = _records(folder, (spec.height, spec.width))
+        parts = _parts(records)
+        largest = max((float(record.counts[rows].max(initial=0)) for record, rows in parts["train"]), default=0.0)
+        spec = spec.replace(scale=max(spec.scale, largest))
+        data = {name: _dataset(spec, parts[name], folder) for name in SPLITS}
+        if not len(data[split]):
+            frames = spec.frames_in + spec.frames_out
             raise DataFileError(
                 f"{folder}: no {frames} rows in a row without a break in the dates in the {split} split "
-                f"(rows {first} to {last - 1}), expected at least one window"
+                f"({sum(rows.stop - rows.start for _, rows in parts[split])} rows), expected at least one window"
             )
-        largest = max(float(record.counts.max(initial=0)) for record in records)
-        spec = spec.replace(scale=max(spec.scale, largest))
-        chosen = [windows[i] for i in spread(len(windows), length)]
-        return SequenceDataset(spec, partial(_window, records, chosen, spec.scale, frames), len(chosen), str(folder))
+        later = SPLITS[SPLITS.index(split) + 1 :]
+        return data[split].apart(*(data[name] for name in later)).limited(length)
 
 
-def _split_rows(split: str, rows: int, slots_a_day: int) -> tuple[int, int]:
-    """First and one past the last row of a split."""
-    held_out = min(_HELD_OUT_DAYS * slots_a_day, rows // 5)
-    borders = {"train": (0, rows - 2 * held_out), "val": (rows - 2 * held_out, rows - held_out)}
-    return borders.get(split, (rows - held_out, rows))
+def _records(folder: Path, grid: tuple[int, int]) -> list[FlowRecord]:
+    records = [read_flow_record(path, grid) for path in _FILES.files_in(folder)]
+    for record in records:
+        if record.slots_a_day != records[0].slots_a_day:
+            raise DataFileError(
+                f"{record.path}: {record.slots_a_day} intervals a day, expected {records[0].slots_a_day} "
+                f"as in {records[0].path.name}"
+            )
+    return sorted(records, key=lambda record: record.slots[:1].tolist())
 
 
-def _window(
-    records: list[FlowRecord], windows: list[tuple[int, int]], scale: float, frames: int, index: int
-) -> np.ndarray:
-    number, start = windows[index]
-    return records[number].counts[start : start + frames] / np.float32(scale)
+def _parts(records: list[FlowRecord]) -> dict[str, list[tuple[FlowRecord, slice]]]:
+    """Which rows of which records belong to each split."""
+    rows = sum(len(record.slots) for record in records)
+    held_out = min(_HELD_OUT_DAYS * records[0].slots_a_day, rows // 5)
+    borders = (0, rows - 2 * held_out, rows - held_out, rows)
+    parts: dict[str, list[tuple[FlowRecord, slice]]] = {split: [] for split in SPLITS}
+    for split, (first, last) in zip(SPLITS, pairwise(borders), strict=True):
+        begin = 0
+        for record in records:
+            end = begin + len(record.slots)
+            low, high = max(first, begin) - begin, min(last, end) - begin
+            if low < high:
+                parts[split].append((record, slice(low, high)))
+            begin = end
+    return parts
+
+
+def _dataset(spec: TaskSpec, part: list[tuple[FlowRecord, slice]], folder: Path) -> ClipDataset:
+    runs = [(record, run) for record, rows in part for run in record.unbroken(rows.start, rows.stop)]
+    clips = [record.clip(*run) for record, run in runs]
+    breaks = len(runs) - len(part)
+    notes = (f"breaks in the dates: {breaks}",) if breaks else ()
+    windows = cut(clips, spec.frames_in + spec.frames_out, every(1))
+    return ClipDataset(spec, clips, windows, str(folder), as_stored, notes)
+
+
+def _rows(array: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    return array if rows is None else array[rows]

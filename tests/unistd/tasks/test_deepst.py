@@ -2,13 +2,16 @@
 
 import datetime
 import itertools
+import shutil
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from support.bad_files import refusal
 
-from unistd.tasks import DataFileError, build_dataset, files_found, get_task
+from unistd.tasks import SPLITS, DataFileError, build_dataset, files_found, get_task
 from unistd.tasks.deepst import read_flow_record
 
 SPEC = get_task("taxibj").spec.replace(height=4, width=2, frames_in=2, frames_out=3, patch=2)
@@ -44,7 +47,7 @@ def first_rows(data):
 def test_windows_never_cross_a_break_in_the_dates(tmp_path):
     # 20 rows over midnight and the end of the month; a gap; a repeated stamp; a jump back.
     stamps = half_hours(40, 20) + half_hours(62, 10)
-    stamps += [stamps[-1], *half_hours(80, 9), *half_hours(50, 10)]
+    stamps += [stamps[-1], *half_hours(80, 9), *half_hours(22, 10)]
     write(tmp_path / "BJ15_M4x2_T30_InOut.h5", stamps)
     runs = [range(0, 20), range(20, 30), range(31, 40), range(40, 50)]
     expected = {run.start + i for run in runs for i in range(len(run) - 4)}
@@ -52,6 +55,30 @@ def test_windows_never_cross_a_break_in_the_dates(tmp_path):
     # 50 rows: test the last fifth, val the fifth before it, and no window over a border.
     for rows, split in zip((range(0, 30), range(30, 40), range(40, 50)), found, strict=True):
         assert split == sorted(start for start in expected if start in rows and start + 4 in rows)
+
+
+def test_windows_whose_dates_another_split_has_are_left_out_of_train(tmp_path):
+    # 50 rows, the last ten of which (test) have the dates of rows 4 to 13; and the same again as a copy of the file
+    stamps = half_hours(40, 40) + half_hours(44, 10)
+    write(tmp_path / "BJ15_M4x2_T30_InOut.h5", stamps)
+    train = build_dataset(SPEC, "train", root=tmp_path)
+    assert first_rows(train) == list(range(14, 26))
+    assert train.notes == ("14 of 26 windows left out: they share frames with another split",)
+    assert build_dataset(SPEC, "test", root=tmp_path).notes == ()
+    # the copy moves all that the splits are shares of
+    shutil.copy(tmp_path / "BJ15_M4x2_T30_InOut.h5", tmp_path / "BJ16_M4x2_T30_InOut.h5")
+    assert "every window of a split is in another split too" in refusal(
+        tmp_path, partial(build_dataset, root=tmp_path), SPEC, "train"
+    )
+
+
+def test_the_scale_is_that_of_the_train_split(tmp_path):
+    counts = np.ones((50, 2, 4, 2))
+    counts[29], counts[30:] = 2000, 9000
+    write(tmp_path / "BJ15_M4x2_T30_InOut.h5", half_hours(1, 50), counts)
+    data = [build_dataset(SPEC, split, root=tmp_path) for split in SPLITS]
+    assert [part.spec.scale for part in data] == [2000] * 3
+    assert float(data[2][0][0].max()) == 4.5
 
 
 def test_hourly_stamps_run_from_00_to_23(tmp_path):
