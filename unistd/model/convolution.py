@@ -3,6 +3,9 @@
 Time is folded into the channels: all frames pass the same convolutions, and a 1x1 projection at the token grid mixes
 the frames of a sample (Tin·C' -> width, and width -> Tout·C'). The projection is always there, not only where the
 number of frames does not divide the width: it is where a task's frames are combined before the frozen layers see them.
+
+Frames whose sides the patch does not divide are padded below and at the right with their last row and column, and what
+is decoded there is cropped.
 """
 
 from __future__ import annotations
@@ -10,16 +13,18 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unistd.tasks.spec import TaskSpec
 
 
 class Encoder(nn.Module):
-    """Frames (B, Tin, C, H, W) -> tokens (B, N, width), N = (H/patch)·(W/patch)."""
+    """Frames (B, Tin, C, H, W) -> tokens (B, N, width), N = ⌈H/patch⌉·⌈W/patch⌉."""
 
     def __init__(self, spec: TaskSpec, width: int, hidden: int) -> None:
         super().__init__()
         strides = stage_strides(spec.patch)
+        self.padding = padding_of(spec)
         frame_channels = channels_per_frame(width, spec.frames_in)
         stages, channels, scale = [], spec.channels, 1
         for index, stride in enumerate(strides):
@@ -33,7 +38,10 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         batch = frames.shape[0]
-        features = self.stages(frames.flatten(0, 1))  # (B·Tin, C', h, w)
+        frames = frames.flatten(0, 1)
+        if any(self.padding):
+            frames = F.pad(frames, self.padding, mode="replicate")
+        features = self.stages(frames)  # (B·Tin, C', h, w)
         features = features.reshape(batch, -1, *features.shape[2:])  # time into channels: (B, Tin·C', h, w)
         return self.projection(features).flatten(2).transpose(1, 2)
 
@@ -48,6 +56,7 @@ class Decoder(nn.Module):
     def __init__(self, spec: TaskSpec, width: int, hidden: int, residual: bool) -> None:
         super().__init__()
         self.grid, self.frames_out, self.residual = spec.grid, spec.frames_out, residual
+        self.frame = (spec.height, spec.width)
         channels = channels_per_frame(width, spec.frames_out)
         self.projection = nn.Conv2d(width, spec.frames_out * channels, 1)
         stages, scale = [], spec.patch
@@ -67,8 +76,15 @@ class Decoder(nn.Module):
         """tokens (B, N, width), last_frame (B, C, H, W) -> (B, Tout, C, H, W)."""
         features = self.projection(tokens.transpose(1, 2).unflatten(2, self.grid))
         features = features.unflatten(1, (self.frames_out, -1)).flatten(0, 1)  # (B·Tout, C', h, w)
-        frames = self.readout(self.stages(features)).unflatten(0, (-1, self.frames_out))
+        height, width = self.frame
+        frames = self.readout(self.stages(features))[..., :height, :width].unflatten(0, (-1, self.frames_out))
         return last_frame[:, None] + frames if self.residual else frames
+
+
+def padding_of(spec: TaskSpec) -> tuple[int, int, int, int]:
+    """Columns at the left and right, rows above and below, that fill the token grid."""
+    rows, columns = spec.grid
+    return 0, columns * spec.patch - spec.width, 0, rows * spec.patch - spec.height
 
 
 def stage_strides(patch: int) -> list[int]:

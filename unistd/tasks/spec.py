@@ -19,13 +19,14 @@ class TaskSpec:
         discipline: "traffic", "motion", "driving" or "weather".
         channels, height, width: C, H, W of one frame.
         frames_in, frames_out: Tin frames are given, Tout frames are to be forecast.
-        patch: pixels per side of a token; it divides height and width.
+        patch: pixels per side of a token, at most a frame's shorter side. Where it does not divide a side, the model
+            repeats the frame's last row or column until it does, and crops what it forecasts.
         scale, offset, unit: physical value = normalised value * scale + offset, in `unit`; normalised values lie in
             [0, 1].
         missing: frames may hold NaN where nothing was measured.
 
     Raises:
-        ValueError: a size is not a positive whole number, the patch does not divide the frame, the scale is not
+        ValueError: a size is not a positive whole number, the patch is larger than the frame, the scale is not
             positive, or `missing` is neither true nor false.
     """
 
@@ -49,9 +50,9 @@ class TaskSpec:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"task {self.name}: {field} is {value!r}, expected a positive whole number")
         for side in ("height", "width"):
-            if getattr(self, side) % self.patch:
+            if getattr(self, side) < self.patch:
                 raise ValueError(
-                    f"task {self.name}: {side} is {getattr(self, side)}, expected a multiple of patch {self.patch}"
+                    f"task {self.name}: {side} is {getattr(self, side)}, expected at least patch {self.patch}"
                 )
         if not self.scale > 0:
             raise ValueError(f"task {self.name}: scale is {self.scale!r}, expected a positive number")
@@ -60,8 +61,8 @@ class TaskSpec:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens along height and width."""
-        return self.height // self.patch, self.width // self.patch
+        """Tokens along height and width, the last of which may lie partly outside the frame."""
+        return -(-self.height // self.patch), -(-self.width // self.patch)
 
     @property
     def tokens(self) -> int:

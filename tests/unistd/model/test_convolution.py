@@ -18,6 +18,24 @@ def test_any_patch_reaches_the_token_grid_and_back(patch, strides):
     assert Decoder(task, 32, hidden=8, residual=False)(tokens, frames[:, -1]).shape == (2, *task.target_shape)
 
 
+@pytest.mark.parametrize(("height", "width"), [(9, 8), (8, 11), (13, 15), (7, 5)])
+def test_sides_that_the_patch_does_not_divide_are_padded_and_cropped_back(height, width):
+    task = spec("odd", 1, height, width, 3, 2, 4)
+    rows, columns = task.grid
+    assert (rows, columns) == (-(-height // 4), -(-width // 4))
+    encoder, decoder = Encoder(task, 32, hidden=8), Decoder(task, 32, hidden=8, residual=True)
+    frames = torch.rand(2, *task.input_shape)
+    tokens = encoder(frames)
+    assert tokens.shape == (2, rows * columns, 32)
+    assert torch.equal(decoder(tokens, frames[:, -1]), frames[:, -1:].expand(-1, 2, -1, -1, -1))
+    whole = spec("whole", 1, 4 * rows, 4 * columns, 3, 2, 4)
+    padded = frames[..., [min(row, height - 1) for row in range(4 * rows)], :]
+    padded = padded[..., [min(column, width - 1) for column in range(4 * columns)]]
+    larger = Encoder(whole, 32, hidden=8)
+    larger.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(larger(padded), tokens)
+
+
 def test_a_token_sees_its_own_patch_and_all_frames_of_its_own_sample():
     task = spec("any", 1, 32, 32, 3, 3, 8)
     encoder = Encoder(task, 32, hidden=8)

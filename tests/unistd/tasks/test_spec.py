@@ -40,8 +40,9 @@ def test_replace_gives_a_checked_copy():
     small = spec.replace(height=32, width=40, patch=4)
     assert small.grid == (8, 10)
     assert spec.height == 128
-    with pytest.raises(ValueError, match="width is 42, expected a multiple of patch 4"):
-        small.replace(width=42)
+    assert small.replace(width=42).grid == (8, 11), "the last token lies half outside"
+    with pytest.raises(ValueError, match="height is 32, expected at least patch 33"):
+        small.replace(patch=33)
     with pytest.raises(ValueError, match="unknown field 'heigth', did you mean 'height'"):
         spec.replace(heigth=64)
 
