@@ -18,6 +18,7 @@ from unistd.forecast import npy_path, open_frames, write_forecast
 from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.output import OutputLost
+from unistd.schema import describe_keys
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
 from unistd.training.checkpoint import CheckpointError
@@ -25,7 +26,7 @@ from unistd.training.config import Config
 from unistd.training.loading import WorkerError
 from unistd.training.results import evaluate_run, read_results, results_table
 from unistd.training.run import Run, find_run, open_run, read_run
-from unistd.training.settings import CONFIGS, describe_keys, dump_config, load_config
+from unistd.training.settings import CONFIGS, dump_config, load_config
 from unistd.training.trainer import Trainer, TrainingError
 
 # what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
@@ -240,7 +241,7 @@ class _Once(argparse._StoreAction):
 def keys_help() -> str:
     """Every key of a config with its type, default and meaning."""
     lines = ["keys of a config:"]
-    for key, kind, default, meaning in describe_keys():
+    for key, kind, default, meaning in describe_keys(Config):
         lines += textwrap.wrap(f"{meaning} ({kind}; default {default})", 116, initial_indent=f"  {key:<28} ",
                                subsequent_indent=" " * 31)  # fmt: skip
     return "\n".join(lines)

@@ -12,9 +12,10 @@ from support.tiny_run import tiny_config
 from fastmoe_lora import load_adapters
 from unistd import TASKS
 from unistd.cli import main
-from unistd.training import load_config
+from unistd.schema import describe_keys
+from unistd.training import Config, load_config
 from unistd.training.run import build_model, open_run
-from unistd.training.settings import describe_keys, dump_config
+from unistd.training.settings import dump_config
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_help_explains_every_key(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for key, _, default, meaning in describe_keys():
+    for key, _, default, meaning in describe_keys(Config):
         assert f"{key} {meaning}" in shown
         assert f"default {default})" in shown
 

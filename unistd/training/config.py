@@ -6,45 +6,13 @@ line overrides single keys (`settings.py`). `unistd train --help` prints this fi
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from unistd.messages import shown
 from unistd.model import TrunkConfig
+from unistd.schema import PathText, Section
 from unistd.tasks import TASKS, get_task
-
-
-class Section(BaseModel):
-    """Keys are checked: an unknown one is an error, never ignored; a config does not change once it is made.
-
-    Types are strict: true is no number, 3.0 no whole number, "3" neither; a whole number serves where any number does.
-    No number is NaN or infinite. The upper bounds lie far beyond what a run can use, so that a slip of the digits is
-    told at once; whether a model and its batches fit into memory is checked before they are made (`memory.py`).
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def _path(text: str) -> str:
-    """The text of a path, with the home folder for ~."""
-    if not text.strip() or text != text.strip():
-        raise ValueError(f"expected a path without blanks around it, found {shown(text)}")
-    if "\0" in text or len(text) > 1000:
-        raise ValueError(f"expected a path of at most 1000 characters and no NUL, found {shown(text)}")
-    try:
-        text.encode()
-        return str(Path(text).expanduser()) if text.startswith("~") else text
-    except UnicodeEncodeError:
-        raise ValueError(f"expected a path that is text, found {shown(text)}") from None
-    except RuntimeError:
-        raise ValueError(f"found no home folder for {shown(text)}") from None
-
-
-PathText = Annotated[str, AfterValidator(_path)]
 
 
 class TaskOptions(Section):
@@ -67,7 +35,7 @@ class DataConfig(Section):
 
     root: PathText | None = None
     """folder of real data sets; null: all data are generated"""
-    generated: Literal["all"] | list[str] = []
+    generated: Literal["all"] | list[str] = Field(default=[])
     """tasks whose data may be generated where data.root holds no files of theirs"""
     train_samples: int = Field(4096, ge=1, le=10**6)
     """generated training samples per task (real data sets have their own length)"""
@@ -209,7 +177,7 @@ class Config(Section):
     """folder that receives everything the run writes"""
     tasks: list[str] = Field(default=list(TASKS), min_length=1)
     """tasks learned together (see `unistd tasks`)"""
-    task_options: dict[str, TaskOptions] = {}
+    task_options: dict[str, TaskOptions] = Field(default={})
     """changes to single tasks, as task_options.kth.height=32"""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -3,8 +3,10 @@
 import pytest
 import yaml
 
+from unistd.schema import describe_keys
 from unistd.tasks import TASKS
-from unistd.training.settings import CONFIGS, ConfigError, changed_keys, describe_keys, dump_config, load_config
+from unistd.training import Config
+from unistd.training.settings import CONFIGS, ConfigError, changed_keys, dump_config, load_config
 
 
 def write(tmp_path, text):
@@ -93,7 +95,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 
 def test_every_key_is_described_with_its_default():
-    rows = {key: (kind, default, meaning) for key, kind, default, meaning in describe_keys()}
+    rows = {key: (kind, default, meaning) for key, kind, default, meaning in describe_keys(Config)}
     assert all(meaning for _, _, meaning in rows.values())
     assert rows["optim.lr"][:2] == ("float", "0.001")
     assert "task_options.TASK.height" in rows
