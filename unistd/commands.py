@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unistd.data_commands import add_commands
 from unistd.files import write_text
 from unistd.forecast import npy_path, open_frames, write_forecast
 from unistd.messages import printable
@@ -220,6 +221,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", required=True, choices=("onnx", "pt2"), help=text)
     text = "receives the model; default: exports/TASK.FORMAT in the run's folder"
     sub.add_argument("--output", metavar="FILE", help=text)
+
+    sub = commands.add_parser("data", help="check, prepare or look at data", allow_abbrev=False)
+    add_commands(sub)
 
     sub = command(tasks)
     sub.add_argument("--root", metavar="FOLDER", help="folder of real data sets")

@@ -112,7 +112,9 @@ def run(function, arguments: dict, trained: Sequence[str]) -> list[Tensor]:
 
 
 def doubled(arguments: dict) -> dict:
-    made = {name: float(value) if name == "scaling" else value for name, value in arguments.items()}
+    """In float64, and with the numbers that an operator's schema makes of True and False."""
+    kinds = {"scaling": float, "top_k": int}
+    made = {n: kinds[n](value) if n in kinds and value is not None else value for n, value in arguments.items()}
     return {
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in made.items()

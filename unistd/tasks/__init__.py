@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from unistd.messages import shown
 from unistd.tasks import bair, cityscapes, enso, human36m, kitti, kth, moving_mnist, sevir, taxibj, traffic4cast
 from unistd.tasks.data import SequenceDataset, stream_index
 from unistd.tasks.files import DataFileError
+from unistd.tasks.readers.forms import Forms
+from unistd.tasks.readers.prepared import PreparedReader
 from unistd.tasks.spec import TaskSpec, nearest
 from unistd.tasks.task import SPLITS, Task
 
@@ -27,10 +30,16 @@ __all__ = [
     "task_table",
 ]
 
-TASKS: dict[str, Task] = {
-    module.TASK.spec.name: module.TASK
-    for module in (taxibj, traffic4cast, moving_mnist, bair, human36m, kth, cityscapes, kitti, sevir, enso)
-}
+_MODULES = (taxibj, traffic4cast, moving_mnist, bair, human36m, kth, cityscapes, kitti, sevir, enso)
+
+
+def _with_prepared(task: Task) -> Task:
+    """The task as one whose files may have been prepared."""
+    own = () if task.reader is None else (task.reader,)
+    return dataclasses.replace(task, reader=Forms(PreparedReader(task.spec.name), *own))
+
+
+TASKS: dict[str, Task] = {module.TASK.spec.name: _with_prepared(module.TASK) for module in _MODULES}
 
 # Samples per epoch of generated data where the caller does not say.
 _DEFAULT_LENGTH = {"train": 10_000, "val": 1_000, "test": 1_000}

@@ -59,11 +59,9 @@ def test_workers_load_the_same_batches():
     assert torch.equal(next(iter(loader))[0][1], data[1][0])
 
 
-def test_tasks_whose_files_are_not_read_yet_say_so(tmp_path):
+def test_tasks_without_files_say_so(tmp_path):
     assert files_found("sevir", tmp_path) is None
-    with pytest.raises(
-        DataFileError, match="reading files of task 'sevir' is not supported yet, use its generated data"
-    ):
+    with pytest.raises(DataFileError, match="found no files of task 'sevir'"):
         get_task("sevir").open(get_task("sevir").spec, "train", tmp_path)
 
 

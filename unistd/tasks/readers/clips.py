@@ -134,8 +134,6 @@ class ClipDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         spec = self.spec
         frames = (self.frames(index).astype(np.float32) - np.float32(spec.offset)) / np.float32(spec.scale)
-        if not np.isfinite(frames).all() and not (spec.missing and not np.isinf(frames).any()):
-            raise DataFileError(f"{self.clips[self.windows.clip[index]].name}: holds NaN or Inf, expected numbers")
         tensor = torch.from_numpy(frames)
         return tensor[: spec.frames_in], tensor[spec.frames_in :]
 
@@ -186,9 +184,14 @@ class ClipDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def fitted(clip: Clip, rows: np.ndarray, fit: Fit, spec: TaskSpec) -> np.ndarray:
-    """Rows of a clip as frames (n, C, H, W) of the spec; raises DataFileError where they are none such."""
+    """Rows of a clip as frames (n, C, H, W) of the spec.
+
+    Raises DataFileError for frames of another shape, for Inf, and for NaN unless the spec says `missing`.
+    """
     frames = fit(clip.read(rows), spec)
     expected = (len(rows), spec.channels, spec.height, spec.width)
     if frames.shape != expected:
         raise DataFileError(f"{clip.name}: frames {in_words(frames.shape)}, expected {in_words(expected)}")
+    if frames.dtype.kind == "f" and not np.isfinite(frames).all() and not (spec.missing and not np.isinf(frames).any()):
+        raise DataFileError(f"{clip.name}: holds NaN or Inf, expected numbers")
     return frames

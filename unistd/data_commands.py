@@ -1,0 +1,141 @@
+"""The commands `unistd data ...`: check, prepare and preview."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from unistd.messages import printable
+from unistd.tasks import SPLITS, TASKS, DataFileError, TaskSpec, build_dataset, get_task
+from unistd.tasks.cards import CARDS
+from unistd.tasks.spec import nearest
+
+SIZES = ("height", "width", "frames_in", "frames_out")
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """The grammar of `unistd data`."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def command(function) -> argparse.ArgumentParser:
+        words = {"help": inspect.getdoc(function), "description": inspect.getdoc(function), "allow_abbrev": False}
+        sub = commands.add_parser(function.__name__, **words)
+        sub.set_defaults(run_command=function)
+        return sub
+
+    sizes = f"sizes of the frames if not the protocol's, as height=64; one of {', '.join(SIZES)}"
+    sub = command(check)
+    sub.add_argument("--data-root", required=True, metavar="DIR", help="folder of the data sets, as data.root")
+    sub.add_argument("--task", action="append", metavar="TASK", help="only this one; can be given again")
+    sub.add_argument("--quick", action="store_true", help="read three frames of each recording, not all")
+
+    sub = command(prepare)
+    sub.add_argument("task", metavar="TASK")
+    sub.add_argument("source", metavar="SRC", help="folder that holds the published files, as data.root")
+    sub.add_argument("target", metavar="DST", help="folder that receives TASK/: the data.root of runs to come")
+    sub.add_argument("sizes", nargs="*", metavar="size=N", help=sizes)
+
+    sub = command(preview)
+    sub.add_argument("task", metavar="TASK")
+    sub.add_argument("--data-root", metavar="DIR", help="folder of the data sets; without it data are generated")
+    sub.add_argument("--split", choices=SPLITS, default="train")
+    sub.add_argument("--output", default=".", metavar="DIR", help="receives TASK.gif and TASK.png")
+    sub.add_argument("sizes", nargs="*", metavar="size=N", help=sizes)
+
+
+def check(options: argparse.Namespace, console: Console) -> None:
+    """Says of every task what lies below a root: samples, range, gaps, files missing or damaged, and what to do."""
+    from unistd.data.check import check as look
+
+    specs = {name: get_task(name).spec for name in options.task or TASKS}
+    with _progress(console) as bar:
+        row = bar.add_task("", total=None)
+
+        def advance(task: str, number: int, count: int) -> None:
+            bar.update(row, description=task, completed=number, total=count)
+
+        findings = look(specs, Path(options.data_root), options.quick, advance)
+    for found in findings:
+        _show(found, console)
+    there = [found for found in findings if found.source is not None]
+    faults = sum(len(found.faults) for found in findings)
+    lacking = [found.task for found in findings if found.source is None and options.task]
+    _say(console, f"tasks found: {len(there)} of {len(findings)}; faults: {faults}")
+    if faults or lacking:
+        what = f"no files of {', '.join(lacking)}" if lacking else f"faults in the data: {faults}"
+        raise DataFileError(f"{options.data_root}: {what}")
+
+
+def _show(found, console: Console) -> None:
+    card = CARDS[found.task]
+    if found.source is None:
+        what = "not as published" if found.faults else "nothing found"
+        _say(console, f"{found.task}: {what}. From {card.source}. Licence: {card.licence}.")
+        _say(console, f"  read are: {'; '.join(card.forms)}")
+    else:
+        counts = ", ".join(f"{count:,} {split}" for split, count in found.samples.items())
+        _say(console, f"{found.task}: {found.source}: {counts or 'no samples'}")
+    if found.spec is not None:
+        spec, (low, high) = found.spec, found.range or (float("nan"), float("nan"))
+        shape = f"{spec.channels} x {spec.height} x {spec.width}, {spec.frames_in} -> {spec.frames_out} frames"
+        _say(console, f"  {shape}, values {low:g} to {high:g} {spec.unit}, 1.0 is {spec.scale + spec.offset:g}")
+        if card.prepare and Path(found.source).name != found.task:
+            _say(console, f"  {card.prepare}")
+    for note in found.notes:
+        _say(console, f"  {note}")
+    for fault in found.faults:
+        _say(console, f"  fault: {fault}")
+
+
+def prepare(options: argparse.Namespace, console: Console) -> None:
+    """Turns published files into one fast form; goes on where it was interrupted."""
+    from unistd.data.prepare import prepare as write
+
+    with _progress(console) as bar:
+        row = bar.add_task(f"frames of {options.task}", total=None)
+        folder = write(
+            _spec(options),
+            Path(options.source),
+            Path(options.target),
+            lambda total: bar.update(row, total=total),
+            lambda count: bar.update(row, advance=count),
+        )
+    _say(console, f"prepared: {folder}; train with data.root={options.target}")
+
+
+def preview(options: argparse.Namespace, console: Console) -> None:
+    """Draws samples of a task as an animation and a contact sheet."""
+    from unistd.data.preview import ROWS
+    from unistd.data.preview import preview as draw
+
+    data = build_dataset(
+        _spec(options), options.split, root=options.data_root, length=None if options.data_root else ROWS
+    )
+    for path in draw(data, Path(options.output)):
+        _say(console, str(path))
+
+
+def _spec(options: argparse.Namespace) -> TaskSpec:
+    changes = {}
+    for text in options.sizes:
+        name, equals, value = text.partition("=")
+        if name not in SIZES or not equals:
+            raise ValueError(f"{text!r}: expected size=N{nearest(name, list(SIZES))}")
+        if not (value.isascii() and value.isdigit()):
+            raise ValueError(f"{text!r}: expected a whole number after {name}=")
+        changes[name] = int(value)
+    return get_task(options.task).spec.replace(**changes)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(printable(text)), soft_wrap=True, highlight=False)
