@@ -71,7 +71,7 @@ def describe_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[
         if not field.is_required():
             value = field.get_default(call_default_factory=True)
             default = yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0]
-        yield f"{prefix}{name}", _type_name(field.annotation), default, field.description
+        yield f"{prefix}{name}", _type_name(field.annotation), default, " ".join((field.description or "").split())
         for place, nested in _nested(field.annotation):
             yield from describe_keys(nested, f"{prefix}{name}.{place}")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unistd.tasks import TaskSpec
 
-COLORMAPS = {"traffic": "inferno", "weather": "viridis", "motion": "gray", "driving": "gray"}
+COLORMAPS = {"traffic": "inferno", "weather": "viridis", "motion": "gray", "driving": "gray", "other": "viridis"}
 ERROR_COLORMAP = "magma"
 GAP = 2  # transparent pixels between the frames of a strip
 

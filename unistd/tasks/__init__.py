@@ -57,7 +57,13 @@ def get_task(name: str) -> Task:
 
 
 def build_dataset(
-    spec: TaskSpec | str, split: str, *, root: str | Path | None = None, length: int | None = None, seed: int = 0
+    spec: TaskSpec | str,
+    split: str,
+    *,
+    root: str | Path | None = None,
+    length: int | None = None,
+    seed: int = 0,
+    task: Task | None = None,
 ) -> Dataset:
     """Map-style dataset of one task: of its files below `root`, or of generated sequences without a root.
 
@@ -71,6 +77,7 @@ def build_dataset(
         length: number of samples; of files at most this many, spread evenly. None: all of a file's,
             10,000 (train) or 1,000 (val, test) generated ones.
         seed: of generated sequences.
+        task: of the spec; None: the one of that name.
 
     Raises:
         ValueError: unknown task or split, another number of channels than the task's, or a length or seed that is not
@@ -79,7 +86,7 @@ def build_dataset(
     """
     if isinstance(spec, str):
         spec = get_task(spec).spec
-    task = get_task(spec.name)
+    task = task or get_task(spec.name)
     task.check(spec)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}{nearest(split, list(SPLITS))}")

@@ -32,16 +32,16 @@ class FileReader(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One of the ten tasks.
+    """One of the ten tasks, or one of somebody's own.
 
     Args:
-        spec: the shapes of the published protocol.
-        generator: see `generate`.
+        spec: the shapes of the published protocol, or of the files.
+        generator: see `generate`; None where there are files alone.
         reader: reader of the published files, None where generated data serves alone.
     """
 
     spec: TaskSpec
-    generator: Callable[[TaskSpec, int, int], np.ndarray]
+    generator: Callable[[TaskSpec, int, int], np.ndarray] | None
     reader: FileReader | None = None
 
     def check(self, spec: TaskSpec) -> None:
@@ -55,9 +55,11 @@ class Task:
         The same arguments give the same bits; another seed or index gives another sequence of one and the same world.
 
         Raises:
-            ValueError: another number of channels than the task's.
+            ValueError: another number of channels than the task's, or a task of files alone.
         """
         self.check(spec)
+        if self.generator is None:
+            raise ValueError(f"task {spec.name}: has no generator, its data are files")
         return self.generator(spec, seed, index)
 
     def find(self, root: str | Path | None) -> Path | None:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from unistd.model import TrunkConfig
 from unistd.schema import PathText, Section
 from unistd.tasks import TASKS, get_task
+from unistd.tasks.own import OwnTask, check_name
 
 
 class TaskOptions(Section):
@@ -179,6 +180,8 @@ class Config(Section):
     """tasks learned together (see `unistd tasks`)"""
     task_options: dict[str, TaskOptions] = Field(default={})
     """changes to single tasks, as task_options.kth.height=32"""
+    own_tasks: dict[str, OwnTask] = Field(default={})
+    """descriptions of tasks of one's own; `tasks` may name YAML files with these keys, as tasks=[kth,mine.yaml]"""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
@@ -187,12 +190,34 @@ class Config(Section):
 
     @field_validator("tasks")
     @classmethod
-    def _tasks_exist(cls, tasks: list[str]) -> list[str]:
+    def _tasks_differ(cls, tasks: list[str]) -> list[str]:
         for index, name in enumerate(tasks):
-            get_task(name)
             if name in tasks[:index]:
                 raise ValueError(f"expected each task once, found {name!r} twice")
         return tasks
+
+    @model_validator(mode="after")
+    def _tasks_exist(self) -> Self:
+        for name in self.own_tasks:
+            check_name(name)
+            if name in TASKS or name not in self.tasks:
+                what = (
+                    "one of the ten tasks"
+                    if name in TASKS
+                    else f"not one of the tasks of this run ({', '.join(self.tasks)})"
+                )
+                raise ValueError(f"own_tasks.{name}: {what}")
+            if not self.own_tasks[name].is_complete:
+                raise ValueError(
+                    f"own_tasks.{name}: form, channels, height, width, patch and range: expected all of them"
+                )
+        for name in self.tasks:
+            if name not in self.own_tasks:
+                try:
+                    get_task(name)
+                except ValueError as error:
+                    raise ValueError(f"key 'tasks': {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:

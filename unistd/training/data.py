@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from unistd.messages import printable
 from unistd.metrics import SMALLEST_SIDE
-from unistd.tasks import DataFileError, TaskSpec, build_dataset, files_found, get_task
+from unistd.tasks import DataFileError, Task, TaskSpec, build_dataset, get_task
 from unistd.tasks.files import in_words, list_folder
+from unistd.tasks.own import own_task
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
 
@@ -22,15 +23,21 @@ Sample = tuple[Tensor, Tensor]  # inputs (Tin, C, H, W), targets (Tout, C, H, W)
 Batch = dict[str, Sample]  # per task, both with the batch in front
 
 
+def run_tasks(config: Config) -> dict[str, Task]:
+    """The tasks of a run, in its order."""
+    own = config.own_tasks
+    return {name: own_task(name, own[name]) if name in own else get_task(name) for name in config.tasks}
+
+
 def task_specs(config: Config) -> dict[str, TaskSpec]:
     """The tasks of a run, in its order, with the changes of `task_options`.
 
     Raises ValueError, naming the key, for options of a task that is not in the run, or that do not fit together.
     """
-    specs = {name: get_task(name).spec for name in config.tasks}
+    specs = {name: task.spec for name, task in run_tasks(config).items()}
     for name, options in config.task_options.items():
         try:
-            spec = get_task(name).spec
+            spec = specs[name] if name in specs else get_task(name).spec
             if name not in specs:
                 raise ValueError(f"not one of the tasks of this run ({', '.join(specs)})")
             specs[name] = spec.replace(**options.model_dump(exclude_none=True))
@@ -44,35 +51,41 @@ def task_specs(config: Config) -> dict[str, TaskSpec]:
     return specs
 
 
-def split_datasets(specs: Mapping[str, TaskSpec], split: str, data: DataConfig, seed: int) -> dict[str, Dataset]:
+def split_datasets(config: Config, split: str) -> dict[str, Dataset]:
     """One data set per task for `split` ("train", "val", "test"): of the files below `data.root`, or generated.
 
-    Raises DataFileError where there is a root without files of a task that `data.generated` does not name.
+    Raises DataFileError where there is a root without files of a task that `data.generated` does not name, or a task of
+    one's own has none.
     """
+    data, tasks = config.data, run_tasks(config)
     length = {"train": data.train_samples, "val": data.val_samples, "test": data.test_samples}[split]
-    found = tasks_found(specs, data)
+    roots = data_roots(tasks, data)
     datasets = {}
-    for name, spec in specs.items():
-        root = data.root if name in found else None
+    for name, spec in task_specs(config).items():
+        root = roots.get(name)
         whole = split == "train" and root is not None
-        datasets[name] = build_dataset(spec, split, root=root, length=None if whole else length, seed=seed)
+        datasets[name] = build_dataset(
+            spec, split, root=root, length=None if whole else length, seed=config.train.seed, task=tasks[name]
+        )
     return datasets
 
 
-def tasks_found(tasks: Iterable[str], data: DataConfig) -> list[str]:
-    """The tasks whose files lie below `data.root`; raises DataFileError unless all others are to be generated."""
+def data_roots(tasks: Mapping[str, Task], data: DataConfig) -> dict[str, str]:
+    """The root of each task whose data are files; raises DataFileError unless all others are to be generated."""
+    # the files of a task of one's own lie below data.root, or have whole paths
+    own = {name: data.root or "/" for name, task in tasks.items() if task.generator is None}
     if data.root is None:
-        return []
-    found = [name for name in tasks if files_found(name, data.root) is not None]
-    lacking = [name for name in tasks if name not in found and data.generated != "all" and name not in data.generated]
-    if lacking:
+        return own
+    found = [name for name, task in tasks.items() if name not in own and task.find(data.root) is not None]
+    lacking = [name for name in tasks if name not in own and name not in found]
+    if data.generated != "all" and (lacking := [name for name in lacking if name not in data.generated]):
         names, kind = ", ".join(lacking), "task" if len(lacking) == 1 else "tasks"
         there = in_words(list_folder(Path(data.root))[:5])
         raise DataFileError(
             f"data.root {printable(data.root)}: found no files of {kind} {names} (but {there}); "
             f"data.generated=[{','.join(lacking)}] asks for generated data"
         )
-    return found
+    return own | dict.fromkeys(found, data.root)
 
 
 class MixedDataset(Dataset):
@@ -151,9 +164,9 @@ def collate(samples: Sequence[tuple[str, Sample]]) -> Batch:
     return {task: tuple(map(torch.stack, zip(*group, strict=True))) for task, group in groups.items()}
 
 
-def train_loader(config: Config, specs: Mapping[str, TaskSpec], steps: range) -> Loader:
+def train_loader(config: Config, steps: range) -> Loader:
     """Loads the mixed batches of `steps`; the same batches for any number of workers."""
-    datasets = split_datasets(specs, "train", config.data, config.train.seed)
+    datasets = split_datasets(config, "train")
     lengths = {name: len(dataset) for name, dataset in datasets.items()}
     sampler = MixedBatchSampler(lengths, config.train.batch_size, config.train.tasks_per_step, config.train.seed, steps)
     return Loader(

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from unistd.metrics import ForecastMetrics, repeat_last
 from unistd.training.config import Config
-from unistd.training.data import split_datasets, task_specs
+from unistd.training.data import split_datasets
 from unistd.training.loading import Loader
 
 Results = dict[str, dict[str, dict[str, float]]]  # task -> "model" or "repeat_last" -> metric -> value
@@ -50,7 +50,7 @@ def evaluate(
 
 def held_out(config: Config, split: str) -> dict[str, Dataset]:
     """The data sets of a split of all tasks of a run."""
-    return split_datasets(task_specs(config), split, config.data, config.train.seed)
+    return split_datasets(config, split)
 
 
 def tasks_beaten(results: Results) -> list[str]:

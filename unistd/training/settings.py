@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unistd.files import kind, read_text
+from unistd.files import kind
 from unistd.messages import shown
 from unistd.schema import checked
 from unistd.tasks import TASKS
 from unistd.training.config import Config
 from unistd.training.data import task_specs
 from unistd.training.overrides import apply_overrides
-from unistd.training.yaml_text import ConfigError, dump_yaml, parse_yaml
+from unistd.training.own import describe_own_tasks
+from unistd.training.yaml_text import ConfigError, dump_yaml, read_tree
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-MAX_BYTES = 256 * 1024  # of a config file; the longest that a run writes has three thousand
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -31,6 +31,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     tree = read_tree(path)
     shipped = list(tree.get("task_options", {})) if path.resolve().parent == CONFIGS.resolve() else []
     written = apply_overrides(tree, overrides)
+    describe_own_tasks(tree, path)
     for task in shipped:
         key, tasks = f"task_options.{task}", tree.get("tasks", list(TASKS))
         theirs = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in written)
@@ -61,22 +62,6 @@ def find_config(config: str | Path) -> Path:
         return Path(config)
     found = "not a file" if (what := kind(config)) == "nothing" else f"{what}, not a file"
     raise ConfigError(f"no config {shown(str(config), 400)}: {found}, and not one of {', '.join(sorted(shipped))}")
-
-
-def read_tree(path: Path) -> dict[str, Any]:
-    """The mapping that a config file holds, unchecked; raises ConfigError, OSError where the file cannot be read."""
-    try:
-        text = read_text(path, MAX_BYTES)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    try:
-        tree = parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(tree, dict):
-        found = "nothing" if tree is None else shown(tree)
-        raise ConfigError(f"{path}: a config is a mapping of keys to values, found {found}")
-    return tree
 
 
 def dump_config(config: Config) -> str:

@@ -76,7 +76,7 @@ class Trainer:
             self.step, self.seconds = state["step"], state["seconds"]
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
-        self.loader = train_loader(config, self.specs, range(self.step, self.steps))
+        self.loader = train_loader(config, range(self.step, self.steps))
         self.baselines = repeat_last_errors(self.loader.dataset) if state is None else state["baselines"]
         datasets = self.loader.dataset.datasets
         self.sources, self.scales = source_kinds(datasets), scales_of(datasets)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from unistd.files import read_text
 from unistd.messages import cut, shown
 
 MAX_VALUES = 10_000  # in a document, aliases counted as often as they are used; the longest config has a hundred
+MAX_BYTES = 256 * 1024  # of a config file; the longest that a run writes has a few thousand
 _TOO_MANY = f"found more than {MAX_VALUES:,} values, aliases spelt out"
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
@@ -94,6 +97,22 @@ def parse_yaml(text: str, comments: bool = True) -> Any:
         raise
     except (ValueError, OverflowError) as error:  # an escape or a version that is a number beyond all
         raise ConfigError(f"not YAML: {cut(str(error), 200)}") from None
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping that a config file holds, unchecked; raises ConfigError, OSError where the file cannot be read."""
+    try:
+        text = read_text(path, MAX_BYTES)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    try:
+        tree = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else shown(tree)
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, found {found}")
+    return tree
 
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:

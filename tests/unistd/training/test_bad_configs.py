@@ -8,8 +8,8 @@ from support.refusal import assert_refused, run_command
 from support.special import NO_FILES, special
 
 from unistd.cli import main
-from unistd.training.settings import CONFIGS, MAX_BYTES, dump_config, load_config
-from unistd.training.yaml_text import MAX_VALUES, dump_yaml, parse_yaml
+from unistd.training.settings import CONFIGS, dump_config, load_config
+from unistd.training.yaml_text import MAX_BYTES, MAX_VALUES, dump_yaml, parse_yaml
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)

@@ -11,7 +11,6 @@ from support.tiny_run import tiny_config
 from unistd.cli import main
 from unistd.tasks import DataFileError
 from unistd.training import data
-from unistd.training.config import DataConfig
 from unistd.training.run import open_run
 from unistd.training.settings import ConfigError, dump_config, load_config
 
@@ -30,9 +29,9 @@ def root(tmp_path):
 
 
 def sources(root, generated, tasks=("taxibj", "kth")):
-    config = tiny_config("run", {"tasks": list(tasks), "task_options": {"taxibj": SMALL}})
-    options = DataConfig(root=str(root), generated=generated, train_samples=2)
-    datasets = data.split_datasets(data.task_specs(config), "train", options, seed=0)
+    options = {"root": str(root), "generated": generated, "train_samples": 2}
+    config = tiny_config("run", {"tasks": list(tasks), "task_options": {"taxibj": SMALL}, "data": options})
+    datasets = data.split_datasets(config, "train")
     return {task: dataset.source for task, dataset in datasets.items()}
 
 

@@ -30,7 +30,7 @@ def test_training_learns_a_few_samples_of_every_task(tmp_path):
     learning = trainer(
         tmp_path, {"train.epochs": 40, "ranks.epochs": 5, "data.train_samples": 2, "data.val_samples": 0}
     )
-    datasets = split_datasets(learning.specs, "train", learning.config.data, seed=0)
+    datasets = split_datasets(learning.config, "train")
     learning.fit()
     results = learning.evaluate(datasets)
     assert tasks_beaten(results) == ["taxibj", "kth", "enso"]
@@ -163,7 +163,7 @@ def test_the_check_of_the_adapters_changes_no_number_of_the_run(tmp_path, monkey
 def test_data_that_never_change_are_an_error(tmp_path, monkeypatch):
     from unistd.training import data
 
-    def still(spec, split, root, length, seed):
+    def still(spec, split, root, length, seed, task):
         frames = torch.zeros(spec.frames_in, spec.channels, spec.height, spec.width)
         return [(frames, torch.zeros(spec.target_shape))] * length
 
