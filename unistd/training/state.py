@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,7 +27,8 @@ KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedul
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
 FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
-MOVABLE_KEYS = {"data.root", "model.pretrained"}  # paths: what they lead to may have been moved
+# paths: what they lead to may have been moved
+MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|own_tasks\.[^.]+\.files")
 _HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch
 
 
@@ -47,7 +49,7 @@ def check_config_of(state: Any, config: Config, source: Path, user: str) -> None
     here = config.model_dump()
     for key in changed_keys(trained, here):
         before, now = (_value(tree, key) for tree in (trained, here))
-        moved = key in MOVABLE_KEYS and None not in (before, now)
+        moved = MOVABLE_KEYS.fullmatch(key) and None not in (before, now)
         if key not in FREE_KEYS and not moved:
             values = f"{shown(now)}, the run's is {shown(before)}"
             raise CheckpointError(f"{source}: {user}, the config differs from the run's in {key!r}: {values}")

@@ -93,8 +93,8 @@ class OwnReader:
                 f"{int(empty.sum())} of {len(windows)} windows left out: a frame in which nothing was measured"
             )
         if still.any():
-            count = f"{int(still.sum())} of {len(windows)} windows"
-            notes.append(f"{count} {'left out: nothing' if split == 'train' else 'in which nothing'} changes in them")
+            left_out = ", which are left out" if split == "train" else ""
+            notes.append(f"nothing changes in {int(still.sum())} of {len(windows)} windows{left_out}")
         if split == "train":
             keep &= ~still
         if not keep.any():
