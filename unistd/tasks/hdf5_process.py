@@ -17,6 +17,7 @@ import resource
 import signal
 import stat
 import sys
+from collections.abc import Callable
 from itertools import islice, pairwise, product
 
 import h5py
@@ -41,7 +42,8 @@ class Refusal(Exception):
     """What is wrong with a file, in words."""
 
 
-def main() -> None:
+def main(answer_to: Callable[[dict], tuple[dict, np.ndarray | None]] | None = None) -> None:
+    """Answers requests until there are no more; `answer_to`: what of a request, by default those on HDF5 files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; this one ends with it
     with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
@@ -50,7 +52,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         answer, rows = {}, None
         try:
-            answer, rows = _answer(json.loads(line))
+            answer, rows = (answer_to or _answer)(json.loads(line))
         except Refusal as refusal:
             answer["error"] = str(refusal)
         except MemoryError:

@@ -278,7 +278,7 @@ def test_the_librarys_crash_is_one_line(tmp_path, monkeypatch, case):
     program.write_text(text)
     path = write_h5(tmp_path / H5)
     hdf5._process.end()
-    monkeypatch.setattr(hdf5, "_PROGRAM", program)
+    monkeypatch.setattr(hdf5._process, "program", program)
     assert found in refusal(path, read_flow_record, path)
     monkeypatch.undo()
     assert len(read_flow_record(path).slots) == ROWS
