@@ -44,6 +44,7 @@ setup(
     extras_require={
         "unistd": [
             "filelock>=4",
+            "google-crc32c>=1.5",
             "h5py>=3.10",
             "huggingface_hub>=0.24",
             "jinja2>=3",

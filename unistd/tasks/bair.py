@@ -10,6 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from unistd.tasks.raster import finish, paint_capsule, pixel_grid, random_stream
+from unistd.tasks.readers import bair
+from unistd.tasks.readers.forms import Forms
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import smooth_noise
@@ -129,4 +131,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(result + shade)
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, Forms(bair.ARRAYS, bair.RECORDS))

@@ -158,6 +158,8 @@ class ClipDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Raises DataFileError where nothing is left.
         """
+        if not others:
+            return self
         ids = [ids.ravel() for other in others for _, ids in other._ids()]
         held = np.unique(np.concatenate([np.empty(0, np.int64), *ids]))
         keep = np.ones(len(self), bool)
