@@ -38,13 +38,18 @@ setup(
     packages=[*find_packages(include=["fastmoe_lora*", "unistd*"]), "fastmoe_lora.kernels.triton"],
     # kernels/ holds device code only. A top-level package `kernels` belongs to Hugging Face, so it goes below ours.
     package_dir={"fastmoe_lora.kernels.triton": "kernels/triton"},
-    package_data={"unistd": ["configs/*.yaml", "report/*.j2"], "fastmoe_lora": ["backends/*.json"]},
+    package_data={
+        "unistd": ["configs/*.yaml", "configs/data/*.yaml", "report/*.j2"],
+        "fastmoe_lora": ["backends/*.json"],
+    },
     entry_points={"console_scripts": ["unistd = unistd.cli:main"]},
     install_requires=["torch>=2.11", "safetensors>=0.4"],
     extras_require={
         "unistd": [
+            "av>=14",
             "filelock>=4",
             "google-crc32c>=1.5",
+            "h5netcdf>=1.3",
             "h5py>=3.10",
             "huggingface_hub>=0.24",
             "jinja2>=3",
@@ -57,8 +62,11 @@ setup(
             "pyyaml>=6",
             "rich>=13",
             "scikit-image>=0.22",
+            "scipy>=1.12",
             "tensorboard>=2.16",
             "timm>=1.0",
+            "xarray>=2024.10",
+            "zarr>=3",
         ],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "peft": ["peft>=0.21"],

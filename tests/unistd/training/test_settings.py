@@ -17,8 +17,10 @@ def write(tmp_path, text):
 
 def test_shipped_configs_are_valid_and_distinct():
     names = {path.stem for path in CONFIGS.glob("*.yaml")}
-    assert names == {"demo", "paper", "unistd"}
-    configs = {name: load_config(name) for name in names}
+    assert names == {"demo", "paper", "real", "unistd"}
+    with pytest.raises(ConfigError, match=r"nyc_taxi\.yaml: data\.root is null, expected the folder that files of task"):
+        load_config("real")
+    configs = {name: load_config(name) for name in names - {"real"}}
     assert len({config.run for config in configs.values()}) == 3
     assert all(config.tasks == list(TASKS) for config in configs.values())
 
@@ -86,7 +88,7 @@ def test_wrong_override_is_one_line(tmp_path, override, message):
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="no config 'dmo': not a file, and not one of demo, paper, unistd"):
+    with pytest.raises(ConfigError, match="no config 'dmo': not a file, and not one of demo, paper, real, unistd"):
         load_config("dmo")
     with pytest.raises(ConfigError, match=r"config\.yaml: not YAML"):
         load_config(write(tmp_path, "a: [1"))
