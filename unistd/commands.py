@@ -26,7 +26,7 @@ from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.loading import WorkerError
 from unistd.training.results import evaluate_run, read_results, results_table
-from unistd.training.run import Run, find_run, open_run, read_run
+from unistd.training.run import Run, find_run, read_run
 from unistd.training.settings import CONFIGS, dump_config, load_config
 from unistd.training.trainer import Trainer, TrainingError
 
@@ -137,12 +137,15 @@ def _say(console: Console, text: str | Text) -> None:
 
 def predict(options: argparse.Namespace, console: Console) -> None:
     """Forecasts the frames that follow those of a file."""
-    _, _, model = open_run(options.run)
+    trained = read_run(options.run)
+    model, physical = trained.model, options.units == "physical"
     _check_task(options.task, model)
+    if physical and options.task not in trained.units:
+        raise CheckpointError(f"{trained.run.checkpoint}: of an earlier release, it does not say what the values mean")
     frames = open_frames(options.input, model.tasks[options.task].input_shape)
     output = npy_path(options.output)
     gif = output.with_suffix(".gif") if options.gif else None
-    shape = write_forecast(model, options.task, frames, output, gif)
+    shape = write_forecast(model, options.task, frames, output, gif, physical)
     _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
 
 
@@ -209,9 +212,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(predict)
     sub.add_argument("run", metavar="RUN", help="folder of a run")
     sub.add_argument("--task", required=True, help="one of the run's tasks")
-    sub.add_argument("--input", required=True, metavar="FILE.npy", help="frames (Tin, C, H, W) in [0, 1], or a batch")
+    sub.add_argument("--input", required=True, metavar="FILE.npy", help="frames (Tin, C, H, W), or a batch of them")
     text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so"
     sub.add_argument("--output", required=True, metavar="FILE.npy", help=text)
+    text = "of input and forecast: normalised to [0, 1], or the physical unit that the run says its data have"
+    sub.add_argument("--units", choices=("normalised", "physical"), default="normalised", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
 
     sub = command(export)

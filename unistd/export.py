@@ -89,7 +89,7 @@ def metadata(trained: TrainedRun, task: str) -> dict[str, str]:
     }
     if task in trained.sources:
         about["trained_on"] = trained.sources[task]
-    if task not in trained.scales:  # a scale that may not be the run's is worse than none
+    if task not in trained.units:  # a scale that may not be the run's is worse than none
         return about | {"physical": "unknown: the run's checkpoint, of an earlier release, does not hold its scale"}
     physical = {"scale": repr(float(spec.scale)), "offset": repr(float(spec.offset)), "unit": spec.unit}
     return about | physical | {"physical": "normalised value * scale + offset, in unit"}

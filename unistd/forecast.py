@@ -11,9 +11,11 @@ from torch import Tensor
 
 from unistd.files import write_atomically
 from unistd.model import UniSTD
+from unistd.tasks import TaskSpec
 from unistd.tasks.npy import NpyArray, open_npy
 
 _SAMPLES = 16  # forecast at once
+_FAR = 1.5  # from the middle of [0, 1]: what lies beyond is in another unit
 
 
 def open_frames(path: str, shape: tuple[int, ...]) -> NpyArray:
@@ -42,14 +44,18 @@ def npy_path(output: str) -> Path:
 
 @torch.no_grad()
 def write_forecast(
-    model: UniSTD, task: str, frames: NpyArray, output: Path, gif: Path | None = None
+    model: UniSTD, task: str, frames: NpyArray, output: Path, gif: Path | None = None, physical: bool = False
 ) -> tuple[int, ...]:
     """Writes the forecast of all samples to `output`, and the first one's animation to `gif`; returns its shape.
 
     Sixteen samples are in memory at once. An error leaves what was there before.
 
+    Args:
+        physical: input and forecast are in the unit of the task's spec, not in its [0, 1].
+
     Raises:
-        ValueError: frames that are not floats in [0, 1], or a forecast that is not finite.
+        ValueError: frames that are not floats in [0, 1] (physical: not numbers of about the range that the spec's scale
+            and offset span), or a forecast that is not finite.
         OSError: `output` or `gif` cannot be written; the message names it.
     """
     spec = model.tasks[task]
@@ -64,10 +70,11 @@ def write_forecast(
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, count, _SAMPLES):
-                inputs = _read(frames, start, min(start + _SAMPLES, count), single)
+                inputs = _read(frames, start, min(start + _SAMPLES, count), single, spec if physical else None)
                 forecast = model(inputs, task=task).numpy()
                 _check_forecast(forecast, frames, start)
-                file.write(np.ascontiguousarray(forecast, "<f4").data)
+                values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
+                file.write(np.ascontiguousarray(values, "<f4").data)
                 if start == 0:
                     first = np.concatenate([inputs[0], forecast[0]])
         if gif is not None:
@@ -79,15 +86,28 @@ def write_forecast(
     return shape
 
 
-def _read(frames: NpyArray, start: int, stop: int, single: bool) -> Tensor:
-    """Samples [start:stop], (B, Tin, C, H, W) float32."""
+def _read(frames: NpyArray, start: int, stop: int, single: bool, physical: TaskSpec | None) -> Tensor:
+    """Samples [start:stop], (B, Tin, C, H, W) float32, normalised; `physical`: the file is in the unit of this spec."""
     part = frames.rows(0, frames.shape[0])[None] if single else frames.rows(start, stop)
+    if physical is not None:
+        return torch.from_numpy(_normalised(part, physical, frames.path))
     if part.dtype.kind != "f" or not (np.isfinite(part).all() and part.min() >= 0 and part.max() <= 1):
         where = "" if single else f" in samples {start} to {stop - 1}"
         raise ValueError(
             f"{frames.path}: expected floats in [0, 1], found {part.dtype} from {part.min()} to {part.max()}{where}"
         )
     return torch.from_numpy(part.astype(np.float32))
+
+
+def _normalised(part: np.ndarray, spec: TaskSpec, path: Path) -> np.ndarray:
+    normalised = (part.astype(np.float64) - spec.offset) / spec.scale if part.dtype.kind in "iuf" else np.array(np.nan)
+    if not (np.abs(normalised - 0.5) <= _FAR).all():  # NaN compares false
+        low, high = spec.offset, spec.offset + spec.scale
+        raise ValueError(
+            f"{path}: expected numbers of about {low:g} to {high:g} {spec.unit}, found {part.dtype} from {part.min()} "
+            f"to {part.max()}"
+        )
+    return normalised.astype(np.float32)
 
 
 def _check_forecast(forecast: np.ndarray, frames: NpyArray, start: int) -> None:

@@ -80,7 +80,7 @@ def test_files_say_what_their_numbers_mean(finished_run):
 
 
 def test_a_scale_that_the_checkpoint_does_not_hold_is_not_made_up(finished_run):
-    earlier = dataclasses.replace(read_run(finished_run), sources={}, scales={})
+    earlier = dataclasses.replace(read_run(finished_run), sources={}, units={})
     about = module.metadata(earlier, "enso")
     assert not {"scale", "offset", "unit", "trained_on"} & about.keys()
     assert about["physical"].startswith("unknown: ")

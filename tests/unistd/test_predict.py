@@ -55,6 +55,26 @@ def words(run, source, output, task="kth"):
     return ["predict", str(run), "--task", task, "--input", str(source), "--output", str(output)]
 
 
+def test_physical_units_go_in_and_come_out(finished_run, tmp_path):
+    spec = open_run(finished_run)[2].tasks["kth"]
+    assert (spec.scale, spec.offset) == (255, 0)
+    for name, frames, units in (("own", GOOD, "normalised"), ("physical", GOOD * 255, "physical")):
+        np.save(tmp_path / f"{name}.npy", frames)
+        arguments = words(finished_run, tmp_path / f"{name}.npy", tmp_path / f"{name}_out.npy")
+        assert main([*arguments, "--units", units]) == 0
+    own, physical = (np.load(tmp_path / f"{name}_out.npy") for name in ("own", "physical"))
+    assert np.allclose(own * 255, physical, atol=1e-2)
+    assert np.abs(physical).max() > 2
+
+
+@pytest.mark.parametrize("frames", [GOOD * 600, GOOD - 300, GOOD * np.nan, GOOD > 0.5, GOOD + 1j], ids=range(5))
+def test_numbers_of_another_unit_are_refused(finished_run, tmp_path, capsys, frames):
+    np.save(tmp_path / "in.npy", frames)
+    arguments = [*words(finished_run, tmp_path / "in.npy", tmp_path / "out.npy"), "--units", "physical"]
+    refused(capsys, arguments, tmp_path / "in.npy", "about 0 to 255 8-bit level")
+    assert not (tmp_path / "out.npy").exists()
+
+
 def refused(capsys, arguments, *culprits):
     assert main(list(map(str, arguments))) == 1
     message = capsys.readouterr().err

@@ -32,7 +32,7 @@ def write_report(folder: str | Path) -> Path:
     run, config, model = trained.run, trained.config, trained.model
     results, log = read_results(run, config.tasks, trained.step), read_records(run.log, config.tasks)
     datasets = held_out(config, "test")
-    check_data(trained.sources, trained.scales, datasets, run.checkpoint)
+    check_data(trained.sources, trained.units, datasets, run.checkpoint)
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
     page = _template().render(
         name=os.fsencode(run.folder.resolve().name).decode("utf-8", "replace"),

@@ -35,7 +35,7 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
     fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
-    check_data(trained.sources, trained.scales, datasets, run.checkpoint)
+    check_data(trained.sources, trained.units, datasets, run.checkpoint)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // batch) for dataset in datasets.values()))
 

@@ -19,6 +19,7 @@ from unistd.training.lock import locked
 from unistd.training.memory import check_memory
 from unistd.training.ranks import restore_window
 from unistd.training.settings import load_config
+from unistd.training.sources import Unit, stored_units
 from unistd.training.state import check_config_of, check_model
 
 
@@ -130,9 +131,9 @@ def build_model(config: Config, load_pretrained: bool = True, training: bool = F
     )
 
 
-def use_scales(model: UniSTD, scales: Mapping[str, float]) -> None:
-    """Gives the model's tasks the scales that its data were divided by."""
-    model.tasks = {name: spec.replace(scale=scales.get(name, spec.scale)) for name, spec in model.tasks.items()}
+def use_units(model: UniSTD, units: Mapping[str, Unit]) -> None:
+    """Gives the model's tasks the units of the data that it was trained on."""
+    model.tasks = {name: spec.replace(**units.get(name, {})) for name, spec in model.tasks.items()}
 
 
 def find_run(folder: str | Path) -> Run:
@@ -153,8 +154,8 @@ class TrainedRun:
     step: int
     sources: Mapping[str, str]
     """where each task's training data came from, as `source_kinds` says; empty in checkpoints of earlier releases"""
-    scales: Mapping[str, float]
-    """what each task's values were divided by, which `model.tasks` has too; empty likewise"""
+    units: Mapping[str, Unit]
+    """what each task's values mean, which `model.tasks` say too; empty likewise"""
 
 
 def open_run(folder: str | Path) -> tuple[Run, Config, UniSTD]:
@@ -178,6 +179,6 @@ def read_run(folder: str | Path) -> TrainedRun:
     check_model(state, config, model, run.checkpoint)
     model.load_state_dict(state["model"])
     restore_window(model, config.ranks, config.ranks.epochs * steps_per_epoch(config), state["step"])
-    scales = state.get("scales", {})
-    use_scales(model, scales)
-    return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}), scales)
+    units = stored_units(state)
+    use_units(model, units)
+    return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}), units)

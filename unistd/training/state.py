@@ -20,7 +20,7 @@ from unistd.model import UniSTD
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
-from unistd.training.expected import Maybe, close, compare, number, tensor_fault, whole
+from unistd.training.expected import Maybe, close, compare, finite, number, tensor_fault, whole
 from unistd.training.settings import changed_keys, check_config
 
 KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedule", "ranks", "random")
@@ -55,6 +55,17 @@ def check_config_of(state: Any, config: Config, source: Path, user: str) -> None
             raise CheckpointError(f"{source}: {user}, the config differs from the run's in {key!r}: {values}")
 
 
+def _text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value.isprintable() else "a line of text"
+
+
+def _truth(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+_UNIT = {"scale": number(zero=False), "offset": finite, "unit": _text, "missing": _truth}
+
+
 def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source: Path) -> None:
     """Raises CheckpointError naming the first of "step" and the model's tensors that no run of this config can have."""
     epoch = steps_per_epoch(config)
@@ -67,8 +78,9 @@ def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source:
         expected[f"{name}.rank"] = _ranks(layer.rank, layer.max_rank, frozen)
         expected[f"{name}._extra_state"] = Maybe(partial(_options, layer, frozen))  # not of earlier releases
     compare(state["model"], expected, "model", _damaged(source))
-    if "scales" in state:  # not in those of earlier releases
-        compare(state["scales"], dict.fromkeys(config.tasks, number(zero=False)), "scales", _damaged(source))
+    for key, expected in (("units", _UNIT), ("scales", number(zero=False))):  # neither, or the second, of old releases
+        if key in state:
+            compare(state[key], dict.fromkeys(config.tasks, expected), key, _damaged(source))
 
 
 def check_training(
@@ -108,7 +120,8 @@ def check_training(
         "random": {"cpu": _generator_state("cpu"), "cuda": _generator_states},
         "log": Maybe(partial(_log, tasks=config.tasks)),
         "sources": Maybe(dict.fromkeys(config.tasks, _source)),
-        "scales": Maybe(lambda value: None),  # has been checked
+        "units": Maybe(lambda value: None),  # has been checked
+        "scales": Maybe(lambda value: None),
     }
     compare(state, expected, "", _damaged(source))
 

@@ -29,8 +29,8 @@ from unistd.training.memory import BASELINE_SAMPLES
 from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
-from unistd.training.run import Run, build_model, use_scales, use_threads
-from unistd.training.sources import check_data, scales_of, source_kinds
+from unistd.training.run import Run, build_model, use_threads, use_units
+from unistd.training.sources import check_data, source_kinds, stored_units, units_of
 from unistd.training.state import (
     check_config_of,
     check_model,
@@ -79,10 +79,10 @@ class Trainer:
         self.loader = train_loader(config, range(self.step, self.steps))
         self.baselines = repeat_last_errors(self.loader.dataset) if state is None else state["baselines"]
         datasets = self.loader.dataset.datasets
-        self.sources, self.scales = source_kinds(datasets), scales_of(datasets)
-        use_scales(model, self.scales)
+        self.sources, self.units = source_kinds(datasets), units_of(datasets)
+        use_units(model, self.units)
         if state is not None:
-            check_data(state.get("sources", {}), state.get("scales", {}), datasets, run.checkpoint)
+            check_data(state.get("sources", {}), stored_units(state), datasets, run.checkpoint)
             self._load(state)
 
     @property
@@ -163,7 +163,7 @@ class Trainer:
             "ranks": self.ranks.state_dict(),
             "random": random_state(),
             "sources": self.sources,
-            "scales": self.scales,
+            "units": self.units,
             "log": self._logged,
         }
         self._check_finite(state["model"])

@@ -77,7 +77,7 @@ def test_earlier_releases_have_no_checksum_and_no_options_of_layers(run, whole, 
     run.checkpoint.write_bytes(without_checksum(whole))
     state = load_checkpoint(run.checkpoint)
     assert state["step"] == STEPS
-    for key in ("log", "sources", "scales"):
+    for key in ("log", "sources", "units"):
         del state[key]
     for key in [key for key in state["model"] if key.endswith("._extra_state")]:
         del state["model"][key]
@@ -86,6 +86,13 @@ def test_earlier_releases_have_no_checksum_and_no_options_of_layers(run, whole, 
     run.report.unlink()
     assert main(["train", "--config", str(run.folder.parent / "again.yaml"), "--resume"]) == 0
     assert run.report.exists()
+
+
+def test_a_release_kept_the_scales_alone(run, whole):
+    state = load_checkpoint(run.checkpoint)
+    state["scales"] = dict.fromkeys(state.pop("units"), 100.0)
+    save_checkpoint(run.checkpoint, state)
+    assert {spec.scale for spec in open_run(run.folder)[2].tasks.values()} == {100.0}
 
 
 def test_without_checksum_a_flipped_bit_changes_nothing_in_silence(tmp_path, whole):
@@ -253,10 +260,15 @@ TRAINING = {
     "records below 0": (put(-1, "log", "records"), "'log'"),
     "losses of text": (put({"kth": ["1"]}, "log", "losses"), "'log'"),
     "sources of other tasks": (drop("sources", "kth"), "'sources.kth'"),
-    "scales of other tasks": (drop("scales", "kth"), "'scales.kth'"),
-    "scale of none": (put(0.0, "scales", "kth"), "'scales.kth'"),
-    "scale that is text": (put("255", "scales", "kth"), "'scales.kth'"),
-    "scale of others": (put(1.0, "scales", "kth"), "'kth' was trained on values divided by 1,"),
+    "units of other tasks": (drop("units", "kth"), "'units.kth'"),
+    "scale of none": (put(0.0, "units", "kth", "scale"), "'units.kth.scale'"),
+    "scale that is text": (put("255", "units", "kth", "scale"), "'units.kth.scale'"),
+    "no unit": (drop("units", "kth", "unit"), "'units.kth.unit'"),
+    "unit of two lines": (put("a\nb", "units", "kth", "unit"), "'units.kth.unit'"),
+    "offset without end": (put(float("inf"), "units", "kth", "offset"), "'units.kth.offset'"),
+    "missing that is a number": (put(1, "units", "kth", "missing"), "'units.kth.missing'"),
+    "scale of others": (put(1.0, "units", "kth", "scale"), "'kth' was trained on values of scale 1.0,"),
+    "offset of others": (put(1.0, "units", "kth", "offset"), "'kth' was trained on values of offset 1.0,"),
     "trained on files": (put("files", "sources", "kth"), "'kth'"),
     "trained on air": (put("air", "sources", "kth"), "'sources.kth'"),
 }
