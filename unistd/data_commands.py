@@ -28,7 +28,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(run_command=function)
         return sub
 
-    sizes = f"sizes of the frames if not the protocol's, as height=64; one of {', '.join(SIZES)}"
+    sizes = f"a size other than the protocol's, as height=64; one of {', '.join(SIZES)}; can be given again"
     sub = command(check)
     sub.add_argument("--data-root", required=True, metavar="DIR", help="folder of the data sets, as data.root")
     sub.add_argument("--task", action="append", metavar="TASK", help="only this one; can be given again")
@@ -38,14 +38,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("source", metavar="SRC", help="folder that holds the published files, as data.root")
     sub.add_argument("target", metavar="DST", help="folder that receives TASK/: the data.root of runs to come")
-    sub.add_argument("sizes", nargs="*", metavar="size=N", help=sizes)
+    sub.add_argument("--size", action="append", default=[], metavar="NAME=N", help=sizes)
 
     sub = command(preview)
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("--data-root", metavar="DIR", help="folder of the data sets; without it data are generated")
     sub.add_argument("--split", choices=SPLITS, default="train")
     sub.add_argument("--output", default=".", metavar="DIR", help="receives TASK.gif and TASK.png")
-    sub.add_argument("sizes", nargs="*", metavar="size=N", help=sizes)
+    sub.add_argument("--size", action="append", default=[], metavar="NAME=N", help=sizes)
 
 
 def check(options: argparse.Namespace, console: Console) -> None:
@@ -122,10 +122,10 @@ def preview(options: argparse.Namespace, console: Console) -> None:
 
 def _spec(options: argparse.Namespace) -> TaskSpec:
     changes = {}
-    for text in options.sizes:
+    for text in options.size:
         name, equals, value = text.partition("=")
         if name not in SIZES or not equals:
-            raise ValueError(f"{text!r}: expected size=N{nearest(name, list(SIZES))}")
+            raise ValueError(f"{text!r}: expected --size NAME=N{nearest(name, list(SIZES))}")
         if not (value.isascii() and value.isdigit()):
             raise ValueError(f"{text!r}: expected a whole number after {name}=")
         changes[name] = int(value)

@@ -30,7 +30,7 @@ class Card:
     prepare: str = ""
 
 
-_SLOW = "`unistd data prepare {} SRC DST` once: the published form is slow to read"
+_SLOW = "`unistd data prepare {} SRC DST`, once: the published form is slow to read"
 
 CARDS: dict[str, Card] = {
     "taxibj": Card(
