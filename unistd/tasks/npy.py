@@ -69,7 +69,7 @@ def open_npy(path: Path) -> NpyArray:
     """
     with open_file(path) as file:
         stamp = stamp_of(file)
-        shape, fortran, dtype, offset = _header(path, file)
+        shape, fortran, dtype, offset = read_header(path, file)
     if dtype.kind not in "biufc":
         what = "Python objects" if dtype.hasobject else f"elements of type {in_words(dtype)}"
         raise DataFileError(f"{path}: not a .npy file of numbers (it holds {what})")
@@ -84,7 +84,8 @@ def open_npy(path: Path) -> NpyArray:
     return NpyArray(path, shape, dtype, fortran, offset, stamp)
 
 
-def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def read_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether it is in Fortran order, dtype and length of the header that a file is at; raises DataFileError."""
     start = _read(path, file, 12)
     if start[:6] != b"\x93NUMPY":
         what = "an archive (.npz)" if start[:4] == b"PK\x03\x04" else f"it starts with {start[:6]!r}"

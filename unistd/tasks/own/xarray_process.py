@@ -23,7 +23,7 @@ Refusal = _loop.Refusal
 _TIMES = ("time", "t", "date", "valid_time", "time_counter", "month", "year", "frame")
 _MOST_FRAMES = 10_000_000
 _LARGE, _EXPANSION = 64 << 20, 100  # as unistd.tasks.files.check_expansion
-_SECONDS, _BYTES_A_SECOND = 10.0, 20e6
+_SECONDS, _BYTES_A_SECOND = 6.0, 20e6
 _opened: dict[tuple, object] = {}  # the last one
 
 

@@ -9,6 +9,7 @@ from unistd.tasks.files import DataFileError
 from unistd.tasks.npy import open_npy
 from unistd.tasks.own.description import OwnTask
 from unistd.tasks.own.forms.arrays import array_records, axes_of
+from unistd.tasks.own.forms.npz import open_npz
 from unistd.tasks.own.records import Record
 
 
@@ -20,9 +21,12 @@ def records(paths: Sequence[Path], root: Path, task: OwnTask) -> list[Record]:
         )
     found = []
     for path in paths:
-        if task.variable is not None:
+        if path.name.lower().endswith(".npz"):
+            arrays = [open_npz(path, variable) for variable in task.variables or [None]]
+        elif task.variable is None:
+            arrays = [open_npy(path)]
+        else:
             raise DataFileError(f"{path}: variable {task.variable!r}, expected null for .npy, which holds one array")
-        arrays = [open_npy(path)]
         axes = axes_of(path, "array", arrays[0].shape, task.axes)
         found += array_records(path, arrays, axes)
     return found
