@@ -18,7 +18,7 @@ from unistd.tasks.own.records import Record
 from unistd.tasks.own.split import split_pieces
 from unistd.tasks.own.survey import Survey, measured, survey
 from unistd.tasks.readers.clips import Clip, ClipDataset, Windows, cut, every
-from unistd.tasks.readers.fit import centre_crop, cover, resize
+from unistd.tasks.readers.fit import as_stored, centre_crop, cover, resize
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import SPLITS, Task
 
@@ -101,10 +101,10 @@ class OwnReader:
             raise DataFileError(
                 f"{place}: nothing is measured or changes in the {split} split, expected frames that move"
             )
-        return ClipDataset(spec, clips, windows.take(keep), place, _FITS[description.fit], tuple(notes))
+        return ClipDataset(spec, clips, windows.take(keep), place, as_stored, tuple(notes))
 
     def _clip(self, spec: TaskSpec, record: Record, seen: Survey, first: int, end: int) -> Clip:
-        read = _Reading(record, first, self.description, (spec.offset, spec.offset + spec.scale))
+        read = _Reading(record, first, self.description, spec)
         return Clip(record.name, end - first, read, partial(_rows_of, seen, record.name, first, end))
 
 
@@ -129,22 +129,23 @@ def _flaws(
 
 @dataclass(frozen=True)
 class _Reading:
-    """Reads rows of a piece of a recording as numbers, NaN where nothing was measured."""
+    """Reads rows of a piece of a recording as numbers of the task's size, NaN where nothing was measured."""
 
     record: Record
     first: int
     description: OwnTask
-    limits: tuple[float, float]
+    spec: TaskSpec
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         frames = measured(self.record.read(self.first + rows), self.description.missing_values)
-        check_values(frames, self.record.name, self.description, self.limits)
+        frames = _FITS[self.description.fit](frames, self.spec)
+        check_values(frames, self.record.name, self.description, self.spec)
         return frames
 
 
-def check_values(frames: np.ndarray, name: str, description: OwnTask, limits: tuple[float, float]) -> None:
-    """Raises DataFileError for NaN that is not said to be missing, and for values that cannot be of this range."""
-    low, high = limits
+def check_values(frames: np.ndarray, name: str, description: OwnTask, spec: TaskSpec) -> None:
+    """Raises DataFileError for NaN that is not said to be missing, and for values that cannot be of the task's range."""
+    low, high = spec.offset, spec.offset + spec.scale
     there = ~np.isnan(frames)
     if not description.may_miss and not there.all():
         raise DataFileError(f"{name}: holds NaN, expected numbers (missing: true says that nothing was measured there)")

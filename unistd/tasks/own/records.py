@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,16 @@ class Record:
 
     def stamps(self) -> list[tuple[Path, Stamp]]:
         """The files with their sizes and times of change; raises DataFileError."""
-        stamps = []
-        for path in self.files:
-            with open_file(path) as file:
-                stamps.append((path, stamp_of(file)))
-        return stamps
+        return [(path, _stamp(path)) for path in self.files]
+
+
+def _stamp(path: Path) -> Stamp:
+    if not path.is_dir():
+        with open_file(path) as file:
+            return stamp_of(file)
+    # a zarr store is a folder of many files: their sizes together, and the last change of one
+    files = [os.stat(Path(folder, name)) for folder, _, names in os.walk(path) for name in names]
+    return sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)
 
 
 def numbered(path: Path, frames: int) -> np.ndarray:
