@@ -88,8 +88,8 @@ class OwnTask(Section):
     patch: int | None = Field(None, ge=1, le=256)
     """pixels per side of a token; null: the power of two that makes about 256 tokens"""
     range: Literal["minmax"] | Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """values, of frames of the task's size, that become 0 and 1; 'minmax': the smallest and the largest of the train split; null: [0, 255] of bytes,
-    else 'minmax'"""
+    """values, of frames of the task's size, that become 0 and 1; 'minmax': the smallest and the largest of the train
+    split; null: [0, 255] of bytes, else 'minmax'"""
     missing: bool | float | Annotated[list[float], Field(max_length=100)] = False
     """whether values may be missing: true where NaN stands for that, or the numbers that do, too"""
     splits: Splits = Splits()

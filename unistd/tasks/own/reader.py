@@ -144,7 +144,7 @@ class _Reading:
 
 
 def check_values(frames: np.ndarray, name: str, description: OwnTask, spec: TaskSpec) -> None:
-    """Raises DataFileError for NaN that is not said to be missing, and for values that cannot be of the task's range."""
+    """Raises DataFileError for NaN that is not said to be missing, and values that cannot be of the task's range."""
     low, high = spec.offset, spec.offset + spec.scale
     there = ~np.isnan(frames)
     if not description.may_miss and not there.all():
