@@ -23,7 +23,7 @@ from unistd.training.checkpoint import load_checkpoint
 from unistd.training.settings import dump_config
 
 NAME = "run"  # of the folder that a run writes, in a folder of its own
-TIMES = {"seconds", "samples_per_second"}  # what two runs may differ in
+TIMES = {"seconds", "samples_per_second", "waiting"}  # what two runs may differ in
 
 
 @dataclass(frozen=True)

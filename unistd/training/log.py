@@ -29,6 +29,7 @@ class Record(TypedDict):
     val: NotRequired[dict[str, dict[str, dict[str, float]]]]
     lr: NotRequired[float]
     samples_per_second: NotRequired[float]
+    waiting: NotRequired[float]  # share of the step in which its batch was waited for
     seconds: NotRequired[float]
     window: NotRequired[float]
     rank_mean: NotRequired[float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, NoReturn
 
@@ -115,8 +115,8 @@ class Trainer:
             with StopRequest() as stop, progress, closing(iter(self.loader)) as batches:
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
                     self.save(log)
-                for batch in batches:
-                    self._train_step(batch, log, progress)
+                for batch, waited in _timed(batches):
+                    self._train_step(batch, waited, log, progress)
                     stop.check()
                     self._validate(validation, log, stop)
                     if self._checkpoint_due():
@@ -190,7 +190,7 @@ class Trainer:
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
         set_random_state(state["random"])
 
-    def _train_step(self, batch: Batch, log: RunLog, progress: TrainingProgress) -> None:
+    def _train_step(self, batch: Batch, waited: float, log: RunLog, progress: TrainingProgress) -> None:
         self.ranks.begin_step(self.step)
         batch = self.fabric.to_device(batch)
         predictions = self.model({task: inputs for task, (inputs, _) in batch.items()})
@@ -212,8 +212,8 @@ class Trainer:
         took, self._clock = now - self._clock, now
         self.seconds += took
         summary = self.ranks.summary()
-        extra = {"lr": rate, "samples_per_second": samples / took, "seconds": self.seconds, "window": self.ranks.window}
-        log.step(self.step, losses, extra | summary)
+        speed = {"samples_per_second": samples / took, "waiting": waited / took, "seconds": self.seconds}
+        log.step(self.step, losses, {"lr": rate, **speed, "window": self.ranks.window} | summary)
         if self.complete:
             log.flush()
         phase = "frozen" if self.ranks.frozen else "learning"
@@ -264,6 +264,14 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         return self.complete or self.step % (self.epoch_steps * self.config.train.checkpoint_every) == 0
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    begin = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - begin
+        begin = time.perf_counter()
 
 
 def open_device(config: TrainConfig) -> Fabric:

@@ -49,6 +49,7 @@ def test_records_show_losses_ranks_and_speed(tmp_path):
     assert steps[0]["window"] == 3
     assert steps[3]["window"] == 1
     assert all(record["samples_per_second"] > 0 for record in steps)
+    assert all(0 <= record["waiting"] < 1 for record in steps)
     assert [record["rank_sum"] for record in steps] == pytest.approx([25.0] * STEPS, rel=1e-5)  # 10 experts of 2.5
     assert any(running.run.tensorboard.iterdir())
 
