@@ -145,7 +145,7 @@ def predict(options: argparse.Namespace, console: Console) -> None:
     frames = open_frames(options.input, model.tasks[options.task].input_shape)
     output = npy_path(options.output)
     gif = output.with_suffix(".gif") if options.gif else None
-    shape = write_forecast(model, options.task, frames, output, gif, physical)
+    shape = write_forecast(model, options.task, frames, output, gif, physical, options.frames)
     _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
 
 
@@ -217,6 +217,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", required=True, metavar="FILE.npy", help=text)
     text = "of input and forecast: normalised to [0, 1], or the physical unit that the run says its data have"
     sub.add_argument("--units", choices=("normalised", "physical"), default="normalised", help=text)
+    text = "length of the forecast; beyond the task's own it goes on from what was forecast, and errors grow"
+    sub.add_argument("--frames", type=_frames, metavar="N", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
 
     sub = command(export)
@@ -245,6 +247,13 @@ class _Once(argparse._StoreAction):
         if option_string is not None:
             seen.add(option_string)
         super().__call__(parser, namespace, values, option_string)
+
+
+def _frames(text: str) -> int:
+    """A whole number from 1 to 10,000."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 10000, found {text[:60]!r}")
+    return int(text)
 
 
 def keys_help() -> str:

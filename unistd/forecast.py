@@ -44,7 +44,13 @@ def npy_path(output: str) -> Path:
 
 @torch.no_grad()
 def write_forecast(
-    model: UniSTD, task: str, frames: NpyArray, output: Path, gif: Path | None = None, physical: bool = False
+    model: UniSTD,
+    task: str,
+    frames: NpyArray,
+    output: Path,
+    gif: Path | None = None,
+    physical: bool = False,
+    count_out: int | None = None,
 ) -> tuple[int, ...]:
     """Writes the forecast of all samples to `output`, and the first one's animation to `gif`; returns its shape.
 
@@ -52,6 +58,8 @@ def write_forecast(
 
     Args:
         physical: input and forecast are in the unit of the task's spec, not in its [0, 1].
+        count_out: frames to forecast; None: those that the model was trained for. For more, it goes on from its own
+            forecast (`roll_out`).
 
     Raises:
         ValueError: frames that are not floats in [0, 1] (physical: not numbers of about the range that the spec's scale
@@ -61,7 +69,8 @@ def write_forecast(
     spec = model.tasks[task]
     single = len(frames.shape) == 4
     count = 1 if single else frames.shape[0]
-    shape = spec.target_shape if single else (count, *spec.target_shape)
+    target = (count_out or spec.frames_out, *spec.target_shape[1:])
+    shape = target if single else (count, *target)
     for path in (output, gif):
         if path is not None and path.exists() and os.path.samefile(path, frames.path):
             raise ValueError(f"{path}: is the input, expected another file for the forecast")
@@ -71,7 +80,7 @@ def write_forecast(
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, count, _SAMPLES):
                 inputs = _read(frames, start, min(start + _SAMPLES, count), single, spec if physical else None)
-                forecast = model(inputs, task=task).numpy()
+                forecast = roll_out(model, task, inputs, target[0]).numpy()
                 _check_forecast(forecast, frames, start)
                 values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
                 file.write(np.ascontiguousarray(values, "<f4").data)
@@ -84,6 +93,18 @@ def write_forecast(
 
     write_atomically(output, write)
     return shape
+
+
+def roll_out(model: UniSTD, task: str, inputs: Tensor, count: int) -> Tensor:
+    """A forecast of any length: inputs (B, Tin, C, H, W) -> (B, count, C, H, W).
+
+    What lies beyond the frames that the model was trained for is forecast from its own forecasts, whose values are
+    brought into [0, 1], as the frames that it knows; errors grow with each round.
+    """
+    frames, known = inputs, inputs.shape[1]
+    while frames.shape[1] < known + count:
+        frames = torch.cat([frames, model(frames[:, -known:].clamp(0, 1), task=task)], dim=1)
+    return frames[:, known : known + count]
 
 
 def _read(frames: NpyArray, start: int, stop: int, single: bool, physical: TaskSpec | None) -> Tensor:

@@ -67,6 +67,26 @@ def test_physical_units_go_in_and_come_out(finished_run, tmp_path):
     assert np.abs(physical).max() > 2
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_a_forecast_of_any_length(finished_run, tmp_path, count):
+    model = open_run(finished_run)[2]
+    np.save(tmp_path / "in.npy", GOOD)
+    assert main([*words(finished_run, tmp_path / "in.npy", tmp_path / "out.npy"), "--frames", str(count)]) == 0
+    found, frames = np.load(tmp_path / "out.npy"), torch.from_numpy(GOOD)[None]
+    with torch.no_grad():
+        while frames.shape[1] < 3 + count:
+            frames = torch.cat([frames, model(frames[:, -3:].clamp(0, 1), task="kth")], 1)
+    assert np.array_equal(found, frames[0, 3 : 3 + count].numpy())
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "many", "10001", "9" * 5000, "²"], ids=lambda text: text[:6])
+def test_no_such_length(finished_run, tmp_path, count):
+    np.save(tmp_path / "in.npy", GOOD)
+    arguments = words(finished_run, tmp_path / "in.npy", tmp_path / "out.npy")
+    assert_refused(run_command(*arguments, "--frames", count), "--frames")
+    assert not (tmp_path / "out.npy").exists()
+
+
 @pytest.mark.parametrize("frames", [GOOD * 600, GOOD - 300, GOOD * np.nan, GOOD > 0.5, GOOD + 1j], ids=range(5))
 def test_numbers_of_another_unit_are_refused(finished_run, tmp_path, capsys, frames):
     np.save(tmp_path / "in.npy", frames)
