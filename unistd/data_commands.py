@@ -1,4 +1,4 @@
-"""The commands `unistd data ...`: check, prepare and preview."""
+"""The commands `unistd data ...`: check, prepare, preview and export-well."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from unistd.messages import printable
-from unistd.tasks import SPLITS, TASKS, DataFileError, TaskSpec, build_dataset, get_task
+from unistd.tasks import SPLITS, TASKS, DataFileError, Task, TaskSpec, build_dataset, get_task
 from unistd.tasks.cards import CARDS
 from unistd.tasks.spec import nearest
+from unistd.training.own import task_named
 
 SIZES = ("height", "width", "frames_in", "frames_out")
 
@@ -24,7 +25,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     def command(function) -> argparse.ArgumentParser:
         words = {"help": inspect.getdoc(function), "description": inspect.getdoc(function), "allow_abbrev": False}
-        sub = commands.add_parser(function.__name__, **words)
+        sub = commands.add_parser(function.__name__.replace("_", "-"), **words)
         sub.set_defaults(run_command=function)
         return sub
 
@@ -41,11 +42,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", action="append", default=[], metavar="NAME=N", help=sizes)
 
     sub = command(preview)
-    sub.add_argument("task", metavar="TASK")
+    sub.add_argument("task", metavar="TASK", help="one of the ten, or the YAML description of one's own")
     sub.add_argument("--data-root", metavar="DIR", help="folder of the data sets; without it data are generated")
     sub.add_argument("--split", choices=SPLITS, default="train")
     sub.add_argument("--output", default=".", metavar="DIR", help="receives TASK.gif and TASK.png")
     sub.add_argument("--size", action="append", default=[], metavar="NAME=N", help=sizes)
+
+    sub = command(export_well)
+    text = "folder of a run, whose tasks are written; or a task, or the YAML description of one's own"
+    sub.add_argument("source", metavar="RUN_OR_TASK", help=text)
+    sub.add_argument("target", metavar="DST", help="folder that receives TASK/data/{train,valid,test}/TASK.hdf5")
+    sub.add_argument("--data-root", metavar="DIR", help="folder of a task's data sets; without it data are generated")
 
 
 def check(options: argparse.Namespace, console: Console) -> None:
@@ -113,14 +120,42 @@ def preview(options: argparse.Namespace, console: Console) -> None:
     from unistd.data.preview import ROWS
     from unistd.data.preview import preview as draw
 
-    data = build_dataset(
-        _spec(options), options.split, root=options.data_root, length=None if options.data_root else ROWS
-    )
+    task = task_named(options.task, options.data_root)
+    root, length = _root(task, options.data_root), None if options.data_root else ROWS
+    data = build_dataset(_spec(options, task), options.split, root=root, length=length, task=task)
     for path in draw(data, Path(options.output)):
         _say(console, str(path))
 
 
-def _spec(options: argparse.Namespace) -> TaskSpec:
+def export_well(options: argparse.Namespace, console: Console) -> None:
+    """Writes the samples of a task, or of all tasks of a run, as HDF5 of The Well, in physical units."""
+    from unistd.data.well import export_well as write
+    from unistd.training.data import split_datasets
+    from unistd.training.run import find_run
+    from unistd.training.settings import load_config
+
+    if Path(options.source).is_dir():
+        config = load_config(find_run(options.source).config)
+        splits = {split: split_datasets(config, split) for split in SPLITS}
+        tasks = {name: {split: splits[split][name] for split in SPLITS} for name in config.tasks}
+    else:
+        task = task_named(options.source, options.data_root)
+        root, name = _root(task, options.data_root), task.spec.name
+        tasks = {name: {split: build_dataset(task.spec, split, root=root, task=task) for split in SPLITS}}
+    with _progress(console) as bar:
+        row = bar.add_task("", total=None)
+        for name, datasets in tasks.items():
+            written = write(datasets, Path(options.target) / name, lambda split: bar.update(row, description=split))
+            for path in written:
+                _say(console, f"written: {path}")
+
+
+def _root(task: Task, data_root: str | None) -> str | None:
+    """Where a task's files lie; those of one's own may have whole paths."""
+    return (data_root or "/") if task.generator is None else data_root
+
+
+def _spec(options: argparse.Namespace, task: Task | None = None) -> TaskSpec:
     changes = {}
     for text in options.size:
         name, equals, value = text.partition("=")
@@ -129,7 +164,7 @@ def _spec(options: argparse.Namespace) -> TaskSpec:
         if not (value.isascii() and value.isdigit()):
             raise ValueError(f"{text!r}: expected a whole number after {name}=")
         changes[name] = int(value)
-    return get_task(options.task).spec.replace(**changes)
+    return (task or get_task(options.task)).spec.replace(**changes)
 
 
 def _progress(console: Console) -> Progress:

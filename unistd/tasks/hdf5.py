@@ -51,4 +51,11 @@ def open_datasets(path: Path, *keys: str) -> list[Hdf5Array]:
     return arrays
 
 
+def names_in(path: Path, *groups: str) -> dict[str, list[str]]:
+    """Names of what is in groups of a file, sorted; raises DataFileError where it is not an HDF5 file."""
+    open_file(path).close()
+    answer, _ = _process.ask(path, {"groups": list(groups)})
+    return {group: sorted(answer["names"][group]) for group in groups}
+
+
 _process = GuardedProcess(Path(__file__).with_name("hdf5_process.py"), "HDF5")

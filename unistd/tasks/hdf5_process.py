@@ -4,6 +4,7 @@ HDF5's library believes what a file says: damaged ones make it crash, loop or as
 this process alone. A request is a line of JSON on standard input, an answer one on standard output, and, for rows, the
 array's bytes after it:
 
+    {"path", "groups"}                       -> {"names": {group: [name]}}
     {"path", "keys"}                         -> {"datasets": [{"shape", "dtype", "stored"}], "stamp"}
     {"path", "keys": [key], "rows", "stamp"} -> {}, bytes
     anything that is wrong                   -> {"error"}
@@ -73,6 +74,8 @@ def _answer(request: dict) -> tuple[dict, np.ndarray | None]:
         raise Refusal("has changed since it was opened, expected the same file")
     _limit_time(_SECONDS + stamp[0] / _BYTES_A_SECOND)
     with h5py.File(path, "r") as file:  # closed in between: others may write to it
+        if "groups" in request:
+            return {"names": {group: _names(file, group) for group in request["groups"]}}, None
         datasets = _datasets(file, request["keys"], stamp[0])
         if "rows" in request:
             return {}, _rows(datasets[0], *request["rows"])
@@ -96,6 +99,13 @@ def _datasets(file: h5py.File, keys: list[str], file_size: int) -> list[h5py.Dat
         extents += _check(key, dataset, file_size)
     _check_apart(extents, file_size)
     return datasets
+
+
+def _names(file: h5py.File, group: str) -> list[str]:
+    """Names of what is in a group, at most a thousand; none where there is no such group."""
+    if _link(file, group) != "hard" or file.get(group, getclass=True) is not h5py.Group:
+        return []
+    return list(islice(file[group], 1000))
 
 
 def _description(dataset: h5py.Dataset) -> dict:

@@ -10,12 +10,20 @@ from typing import Any
 from unistd.files import kind
 from unistd.messages import shown
 from unistd.schema import checked
-from unistd.tasks import TASKS
-from unistd.tasks.own import OwnTask, check_name, complete
+from unistd.tasks import TASKS, Task, get_task
+from unistd.tasks.own import OwnTask, check_name, complete, own_task
 from unistd.tasks.spec import nearest
 from unistd.training.yaml_text import ConfigError, read_tree
 
 DESCRIPTIONS = Path(__file__).parent.parent / "configs" / "data"
+
+
+def task_named(word: str, root: str | None) -> Task:
+    """One of the ten tasks, or that of a description (see `describe_own_tasks`); raises ValueError, ConfigError."""
+    tree: dict[str, Any] = {"tasks": [word], "data": {"root": root}}
+    describe_own_tasks(tree, Path("tasks"))
+    (name,) = tree["tasks"]
+    return get_task(name) if name in TASKS else own_task(name, OwnTask.model_validate(tree["own_tasks"][name]))
 
 
 def describe_own_tasks(tree: dict[str, Any], config: Path) -> None:

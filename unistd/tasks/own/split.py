@@ -90,9 +90,7 @@ def _named(names: dict[str, str], splits: Splits) -> dict[str, str]:
     found = dict.fromkeys(names, "train")
     for split in ("val", "test"):
         for pattern in getattr(splits, split):
-            fitting = [
-                path for path, name in names.items() if fnmatch(name, pattern) or fnmatch(Path(name).name, pattern)
-            ]
+            fitting = [path for path, name in names.items() if fnmatch(name, pattern) or fnmatch(name, f"*/{pattern}")]
             if not fitting:
                 raise DataFileError(
                     f"splits.{split}: {pattern!r} fits none of {in_words(list(names.values())[:3], 200)}"
