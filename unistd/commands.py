@@ -25,7 +25,8 @@ from unistd.tasks.spec import nearest
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.loading import WorkerError
-from unistd.training.results import evaluate_run, read_results, results_table
+from unistd.training.records import read_results
+from unistd.training.results import evaluate_run, results_table
 from unistd.training.run import Run, find_run, read_run
 from unistd.training.settings import CONFIGS, dump_config, load_config
 from unistd.training.trainer import Trainer, TrainingError
@@ -61,7 +62,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
         trainer = Trainer(config, run, console, resume)
         if trainer.complete and run.report.exists():
             with suppress(CheckpointError, ValueError):  # none, damaged or of an earlier step: they are made again
-                results = results_table(read_results(run, config.tasks, trainer.step))
+                results = results_table(read_results(run, config.tasks, trainer.step).values)
                 _say(console, f"{run.folder} is complete; --restart trains it again")
                 console.print(results)
                 return

@@ -36,9 +36,13 @@ def test_run_folder_holds_everything(finished_run):
     metrics = json.loads((finished_run / "metrics.json").read_text())
     assert metrics["split"] == "test"
     assert list(metrics["tasks"]) == config.tasks
-    for result in metrics["tasks"].values():
-        assert set(result) == {"model", "repeat_last"}
-        assert all(set(scores) == {"mse", "mae", "psnr", "ssim"} for scores in result.values())
+    for task, result in metrics["tasks"].items():
+        assert list(result) == ["model", "repeat_last", "training_mean", "linear"]
+        assert {"mse", "mae_physical", "rmse_sum", "psnr", "ssim", "vrmse"} <= set(result["linear"])
+        assert ("nino" in result["model"]) == (task == "enso")
+        frames_out = config.task_options[task].frames_out
+        assert len(metrics["per_lead"][task]["training_mean"]["ssim"]) == frames_out
+    assert metrics["training_mean"] == {task: {"samples": 6} for task in config.tasks}
     for name in ("checkpoint.pt", "log.jsonl", "report.html", "adapters", "tensorboard"):
         assert (finished_run / name).exists(), name
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmoe_lora import RAMoELinear, ramoe_layers
+from unistd.masks import fill_missing
 from unistd.model.config import AdapterConfig, TrunkConfig
 from unistd.model.convolution import Decoder, Encoder
 from unistd.model.layers import LayerFactory
@@ -84,7 +85,8 @@ class UniSTD(nn.Module):
         """Forecast the frames that follow.
 
         Args:
-            frames: (B, Tin, C, H, W), normalised to [0, 1], of one task; or a dict of such tensors by task name.
+            frames: (B, Tin, C, H, W), normalised to [0, 1], of one task; or a dict of such tensors by task name. Of a
+                task whose spec has `missing`, NaN is what was not measured; see `unistd.masks.fill_missing`.
             task: the task's name; left out where `frames` is a dict.
 
         Returns:
@@ -106,6 +108,7 @@ class UniSTD(nn.Module):
     def _forecast(self, frames: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in frames.items():
             self._check_frames(name, value)
+        frames = {name: fill_missing(value) if self.tasks[name].missing else value for name, value in frames.items()}
         tokens = {name: self._encode(name, value) for name, value in frames.items()}
         shapes = {name: (value.shape[0], value.shape[1]) for name, value in tokens.items()}
         features = unpack(self.trunk(*pack(tokens)), shapes)

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 # drawn in these colours, which are then replaced by the page's
-INK, MUTED, GRID, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506", "#050607"
+INK, MUTED, GRID, ACCENT, SECOND, THIRD = "#010203", "#020304", "#030405", "#040506", "#050607", "#060708"
 PAGE_COLOURS = {
     INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACCENT: "var(--accent)", SECOND: "var(--second)",
+    THIRD: "var(--good)",
 }  # fmt: skip
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 STYLE = {
@@ -71,7 +72,7 @@ def learning_curves(log: Sequence[Mapping[str, Any]], rank_steps: int) -> str:
             axis.tick_params(length=0)
         figure.supxlabel("step", fontsize=8.5, color=MUTED)
 
-    return _svg(draw, (10.4, 1.75 * rows + 0.35), "curves")
+    return svg(draw, (10.4, 1.75 * rows + 0.35), "curves")
 
 
 def rank_curves(log: Sequence[Mapping[str, Any]]) -> str:
@@ -92,10 +93,10 @@ def rank_curves(log: Sequence[Mapping[str, Any]]) -> str:
                 axis.annotate(text, (steps[place], values[place]), (0, 5), color=colour, textcoords="offset points",
                               ha="right" if place else "left")  # fmt: skip
 
-    return _svg(draw, (5.4, 2.6), "ranks")
+    return svg(draw, (5.4, 2.6), "ranks")
 
 
-def _svg(draw: Callable[[Figure], None], size: tuple[float, float], name: str) -> str:
+def svg(draw: Callable[[Figure], None], size: tuple[float, float], name: str) -> str:
     """Draws a figure of `size` (inches) and returns its <svg> element; `name` keeps the ids of several charts apart."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")

@@ -16,11 +16,13 @@ from unistd.model import UniSTD
 from unistd.report.adapters import gate_groups, rank_groups
 from unistd.report.charts import learning_curves, rank_curves
 from unistd.report.examples import example
+from unistd.report.leads import lead_curves, lead_measures
 from unistd.report.records import read_records
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
-from unistd.training.evaluate import Results, held_out, tasks_beaten
-from unistd.training.results import change, read_results
+from unistd.training.evaluate import BASELINES, Results, held_out, tasks_beaten
+from unistd.training.records import RunResults, read_results
+from unistd.training.results import change, value_text
 from unistd.training.run import read_run
 from unistd.training.sources import check_data
 
@@ -30,7 +32,8 @@ def write_report(folder: str | Path) -> Path:
     `read_results` do."""
     trained = read_run(folder)
     run, config, model = trained.run, trained.config, trained.model
-    results, log = read_results(run, config.tasks, trained.step), read_records(run.log, config.tasks)
+    measured, log = read_results(run, config.tasks, trained.step), read_records(run.log, config.tasks)
+    results = measured.values
     datasets = held_out(config, "test")
     check_data(trained.sources, trained.units, datasets, run.checkpoint)
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
@@ -39,6 +42,11 @@ def write_report(folder: str | Path) -> Path:
         config_text=read_text(run.config),
         facts=_facts(config, model, results, log),
         rows=_rows(model, results, datasets),
+        measures=_measures(model, measured),
+        leads={
+            task: Markup(lead_curves(task, leads)) for task, leads in measured.leads.items() if lead_measures(leads)
+        },
+        mean_samples=sorted(set(measured.mean_samples.values())),
         examples=examples,
         curves=Markup(learning_curves(log, config.ranks.epochs * steps_per_epoch(config))),
         rank_curves=Markup(rank_curves(log)),
@@ -60,6 +68,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = _percent
+    environment.filters["value"] = value_text
     return environment.get_template("report.html.j2")
 
 
@@ -70,11 +79,12 @@ def _facts(config: Config, model: UniSTD, results: Results, log: list[Mapping[st
     base = ("weight", "bias")
     adapters = sum(p.numel() for layer in layers for name, p in layer.named_parameters() if name not in base)
     experts = sum(layer.rank.numel() for layer in layers)
-    changes = [change(result) for result in results.values()]
+    changes = [share for result in results.values() if (share := change(result)) is not None]
+    mean = _percent(sum(changes) / len(changes) if changes else None)
     seconds = max((record["seconds"] for record in log if "seconds" in record), default=0)
     return [
         (f"{len(tasks_beaten(results))} of {len(results)}", "tasks better than repeating the last frame"),
-        (_percent(sum(changes) / len(changes)), "squared error against repeating the last frame, mean over tasks"),
+        (mean, "squared error against repeating the last frame, mean over tasks"),
         (_count(parameters), f"parameters, {_count(adapters)} of them in {experts} experts"),
         (_duration(seconds), f"of training, {config.train.epochs} epochs of {steps_per_epoch(config)} steps"),
     ]
@@ -97,8 +107,24 @@ def _rows(model: UniSTD, results: Results, datasets: Mapping[str, Any]) -> list[
     return rows
 
 
-def _percent(share: float) -> str:
-    """A signed share with a true minus sign: -0.39 -> "−39 %"."""
+def _measures(model: UniSTD, measured: RunResults) -> list[dict[str, Any]]:
+    """Every value of every task: rows of (name, the model's value, each baseline's), for the long tables."""
+    tables = []
+    for task, result in measured.values.items():
+        forecasters = [name for name in ("model", *BASELINES) if name in result]
+        rows = [(name, [_figure(result[who].get(name)) for who in forecasters]) for name in result["model"]]
+        tables.append({"spec": model.tasks[task], "forecasters": forecasters, "rows": rows})
+    return tables
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _percent(share: float | None) -> str:
+    """A signed share with a true minus sign: -0.39 -> "−39 %"; "-" for none."""
+    if share is None:
+        return "-"
     return f"{share * 100:+.0f} %".replace("-", "\N{MINUS SIGN}")
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from unistd.metrics import DEFAULT_METRICS
 from unistd.tasks.raster import finish, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
@@ -29,6 +30,7 @@ SPEC = TaskSpec(
     scale=_WARMEST - _COLDEST,
     offset=_COLDEST,
     unit="degC anomaly",
+    metrics=(*DEFAULT_METRICS, "nino"),
 )
 
 _NORTH, _SOUTH, _WEST, _EAST = 60.0, -55.0, 95.0, 330.0  # of the outermost cells' centres, degrees

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unistd.metrics import DEFAULT_METRICS
 from unistd.tasks.raster import finish, pixel_grid, random_stream
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
@@ -25,6 +26,8 @@ SPEC = TaskSpec(
     scale=255.0,
     offset=0.0,
     unit="8-bit VIL level",
+    metrics=(*DEFAULT_METRICS, "csi", "pod", "sucr", "bias", "hss"),
+    thresholds=(16, 74, 133, 160, 181, 219),
 )
 
 _TEXTURE = 128  # samples of one period of the rain's texture, which spans 1.6 frame heights

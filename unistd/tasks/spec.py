@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 from dataclasses import dataclass
 
+from unistd.metrics import DEFAULT_METRICS, check_metrics
+
 _WHOLE_NUMBERS = ("channels", "height", "width", "frames_in", "frames_out", "patch")
 
 
@@ -24,10 +26,12 @@ class TaskSpec:
         scale, offset, unit: physical value = normalised value * scale + offset, in `unit`; normalised values lie in
             [0, 1].
         missing: frames may hold NaN where nothing was measured.
+        metrics: names of `unistd.metrics.MEASURES`; "mse" is always among them.
+        thresholds: of the events that some measures count, in `unit`, increasing.
 
     Raises:
         ValueError: a size is not a positive whole number, the patch is larger than the frame, the scale is not
-            positive, or `missing` is neither true nor false.
+            positive, `missing` is neither true nor false, or a measure is unknown or not one of this task.
     """
 
     name: str
@@ -43,6 +47,8 @@ class TaskSpec:
     offset: float
     unit: str
     missing: bool = False
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for field in _WHOLE_NUMBERS:
@@ -58,6 +64,22 @@ class TaskSpec:
             raise ValueError(f"task {self.name}: scale is {self.scale!r}, expected a positive number")
         if not isinstance(self.missing, bool):
             raise ValueError(f"task {self.name}: missing is {self.missing!r}, expected true or false")
+        self._check_metrics()
+
+    def _check_metrics(self) -> None:
+        for field in ("metrics", "thresholds"):
+            value = getattr(self, field)
+            if not isinstance(value, tuple | list):
+                raise ValueError(f"task {self.name}: {field} is {value!r}, expected a list")
+            object.__setattr__(self, field, tuple(value))
+        try:
+            check_metrics(self.metrics, self.thresholds)
+        except ValueError as error:
+            raise ValueError(f"task {self.name}: {error}") from None
+        if "nino" in self.metrics and self.name != "enso":
+            raise ValueError(f"task {self.name}: metrics: 'nino' is of the region of task 'enso' alone")
+        if "mse" not in self.metrics:
+            object.__setattr__(self, "metrics", ("mse", *self.metrics))
 
     @property
     def grid(self) -> tuple[int, int]:

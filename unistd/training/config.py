@@ -29,6 +29,10 @@ class TaskOptions(Section):
     """frames the model forecasts"""
     patch: int | None = Field(None, ge=1, le=256)
     """pixels per side of a token"""
+    metrics: list[str] | None = None
+    """measures of the task, of unistd.metrics.MEASURES; mse is always among them"""
+    thresholds: list[float] | None = None
+    """of the events that csi, pod, sucr, bias and hss count, in the task's unit, increasing"""
 
 
 class DataConfig(Section):

@@ -41,7 +41,8 @@ def task_specs(config: Config) -> dict[str, TaskSpec]:
             if name not in specs:
                 raise ValueError(f"not one of the tasks of this run ({', '.join(specs)})")
             specs[name] = spec.replace(**options.model_dump(exclude_none=True))
-            if min(specs[name].height, specs[name].width) < SMALLEST_SIDE:
+            ssim = {"ssim", "ssim_openstl"} & set(specs[name].metrics)
+            if ssim and min(specs[name].height, specs[name].width) < SMALLEST_SIDE:
                 frame = f"{specs[name].height} x {specs[name].width}"
                 raise ValueError(
                     f"frames of {frame} pixels, expected at least {SMALLEST_SIDE} x {SMALLEST_SIDE} for SSIM"

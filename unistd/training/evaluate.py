@@ -1,4 +1,4 @@
-"""Held-out results of a model and of the baseline "repeat the last frame", per task."""
+"""Held-out results of a model and of the baselines, per task."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unistd.metrics import ForecastMetrics, repeat_last
+from unistd.masks import fill_missing
+from unistd.metrics import Baseline, ForecastMetrics, Scores, TrainingMean, linear, repeat_last
+from unistd.tasks import TaskSpec
+from unistd.tasks.data import spread
 from unistd.training.config import Config
 from unistd.training.data import split_datasets
 from unistd.training.loading import Loader
 
-Results = dict[str, dict[str, dict[str, float]]]  # task -> "model" or "repeat_last" -> metric -> value
+BASELINES = ("repeat_last", "training_mean", "linear")  # in the order of the tables; the first is always there
+MEAN_SAMPLES = 64  # training samples that the training mean is taken over, spread evenly
+Results = dict[str, dict[str, dict[str, float | None]]]  # task -> "model" or a baseline -> value's name -> value
+Leads = dict[str, dict[str, dict[str, list[float | None]]]]  # the same, value's name -> values per lead time
+Evaluation = dict[str, dict[str, Scores]]  # task -> "model" or a baseline -> scores
 
 
 @torch.no_grad()
@@ -25,27 +32,83 @@ def evaluate(
     workers: int = 0,
     to_device: Callable[[Tensor], Tensor] = lambda frames: frames,
     advance: Callable[[str], None] = lambda task: None,
-) -> Results:
-    """Measures `model` and the repeated last frame on each task's data set; leaves mode and random state as they were.
+    baselines: Callable[[str], dict[str, Baseline]] = lambda task: {},
+) -> Evaluation:
+    """Measures `model`, the repeated last frame and other `baselines` on each task's data set.
 
-    `advance(task)` is called after each batch: it may show progress, or raise to end the evaluation there.
+    Mode and random state stay as they were. `advance(task)` is called after each batch: it may show progress, or raise
+    to end the evaluation there. `baselines(task)` is called before the first batch of a task.
+
+    Raises:
+        ValueError: naming the task: a forecast that holds NaN or Inf, frames that hold such where the task's may not,
+            or a data set in which no target pixel was measured.
     """
     training = model.training
     model.eval()
     results = {}
     try:
         for task, dataset in datasets.items():
-            scores = {"model": ForecastMetrics(), "repeat_last": ForecastMetrics()}
-            loader = Loader(dataset, workers, batch_size=batch_size, generator=torch.Generator())
-            with closing(iter(loader)) as batches:
-                for inputs, targets in batches:
-                    scores["model"].update(model(to_device(inputs), task=task), targets)
-                    scores["repeat_last"].update(repeat_last(inputs, targets.shape[1]), targets)
-                    advance(task)
-            results[task] = {name: score.compute() for name, score in scores.items()}
+            forecasters = {
+                "model": lambda inputs, frames_out, task=task: model(to_device(inputs), task=task),
+                "repeat_last": lambda *arguments: repeat_last(*arguments),
+            } | baselines(task)
+            try:
+                results[task] = _measure(forecasters, dataset, batch_size, workers, lambda task=task: advance(task))
+            except ValueError as error:
+                raise ValueError(f"task {task!r}: {error}") from None
     finally:
         model.train(training)
     return results
+
+
+def _measure(
+    forecasters: Mapping[str, Baseline], dataset: Dataset, batch_size: int, workers: int, advance: Callable[[], None]
+) -> dict[str, Scores]:
+    spec: TaskSpec = dataset.spec
+    meters = {name: metrics_of(spec) for name in forecasters}
+    loader = Loader(dataset, workers, batch_size=batch_size, generator=torch.Generator())
+    with closing(iter(loader)) as batches:
+        for inputs, targets in batches:
+            _check_frames(spec, inputs, targets)
+            inputs = fill_missing(inputs) if spec.missing else inputs
+            for name, forecast in forecasters.items():
+                meters[name].update(forecast(inputs, targets.shape[1]), targets)
+            advance()
+    scores = {name: meter.compute() for name, meter in meters.items()}
+    if scores["model"].values["mse"] is None:
+        raise ValueError(f"in none of its {len(dataset)} samples a target pixel was measured: all are NaN")
+    return scores
+
+
+def metrics_of(spec: TaskSpec) -> ForecastMetrics:
+    """The measures of a task, before the first batch."""
+    return ForecastMetrics(spec.metrics, spec.scale, spec.offset, spec.thresholds)
+
+
+def _check_frames(spec: TaskSpec, *frames: Tensor) -> None:
+    wrong = torch.isinf if spec.missing else lambda part: ~torch.isfinite(part)
+    if any(bool(wrong(part).any()) for part in frames):
+        held = "Inf" if spec.missing else "NaN or Inf"
+        raise ValueError(f"its frames hold {held}, expected {'numbers or NaN' if spec.missing else 'numbers'}")
+
+
+def baselines_of(spec: TaskSpec, training: Dataset) -> dict[str, Baseline]:
+    """The baselines beside the repeated last frame: the mean of the training frames, and where two frames are given,
+    the line through the last two."""
+    mean = TrainingMean()
+    for index in spread(len(training), MEAN_SAMPLES):
+        mean.add(torch.cat(training[int(index)]))
+    return {"training_mean": mean} | ({"linear": linear} if spec.frames_in > 1 else {})
+
+
+def values_of(evaluation: Evaluation) -> Results:
+    """The values over the whole set."""
+    return {task: {name: scores.values for name, scores in result.items()} for task, result in evaluation.items()}
+
+
+def leads_of(evaluation: Evaluation) -> Leads:
+    """The values per lead time."""
+    return {task: {name: scores.leads for name, scores in result.items()} for task, result in evaluation.items()}
 
 
 def held_out(config: Config, split: str) -> dict[str, Dataset]:

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import TypedDict
 
 from unistd.files import kind, open_file, write_text
+from unistd.training.evaluate import Results
 from unistd.training.run import Run
 
 MAX_LINE = 1 << 20  # bytes of a record; ten tasks need three thousand
@@ -26,7 +27,7 @@ class Record(TypedDict):
     step: Annotated[int, Field(ge=0)]
     baselines: NotRequired[dict[str, float]]
     losses: NotRequired[dict[str, float]]
-    val: NotRequired[dict[str, dict[str, dict[str, float]]]]
+    val: NotRequired[Results]
     lr: NotRequired[float]
     samples_per_second: NotRequired[float]
     waiting: NotRequired[float]  # share of the step in which its batch was waited for
@@ -98,8 +99,8 @@ class RunLog:
         self._losses = {}
         self._write({"step": self._step, "losses": means, **self._extra})
 
-    def validation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
-        """Writes held-out results as `evaluate` returns them."""
+    def validation(self, step: int, results: Results) -> None:
+        """Writes held-out results as `values_of` returns them."""
         self.validated = step
         self._write({"step": step, "val": results})
 
@@ -133,7 +134,7 @@ def _scalars(record: dict[str, Any]) -> dict[str, float]:
         extra = ((name, value) for name, value in record.items() if name != "step" and isinstance(value, int | float))
         scalars |= {f"train/{name}": value for name, value in extra}
     for task, result in record.get("val", {}).items():
-        scalars |= {f"val_{name}/{task}": value for name, value in result["model"].items()}
+        scalars |= {f"val_{name}/{task}": value for name, value in result["model"].items() if value is not None}
     return scalars
 
 

@@ -16,7 +16,6 @@ from unistd.model.weights import expected_shapes
 from unistd.tasks import TaskSpec
 from unistd.training.config import Config
 
-BASELINE_SAMPLES = 64  # training samples per task that the error of repeating the last frame is measured on, at once
 _GIB = 1 << 30
 
 
@@ -91,16 +90,13 @@ def _weights(
 
 
 def _samples(config: Config, specs: Mapping[str, TaskSpec]) -> dict[str, int]:
-    """Bytes of the first samples of the task with the largest, and of those of a step; both, and what they make up."""
+    """Bytes of the samples of a step, and of what they are stacked from; named with the task that has the largest."""
     sizes = {name: 4 * (_numel(spec.input_shape) + _numel(spec.target_shape)) for name, spec in specs.items()}
     largest = max(sizes, key=lambda name: sizes[name])
-    spec, first = specs[largest], min(BASELINE_SAMPLES, config.data.train_samples)
+    spec = specs[largest]
     shape = f"height {spec.height}, width {spec.width}, frames_in {spec.frames_in}, frames_out {spec.frames_out}"
-    step = config.train.batch_size * sum(_of_a_step(config, sizes))
-    return {
-        f"task_options.{largest} ({shape})": 2 * first * sizes[largest],
-        f"train.batch_size {config.train.batch_size}": 2 * step,
-    }
+    name = f"train.batch_size {config.train.batch_size}, task_options.{largest} ({shape})"
+    return {name: 2 * config.train.batch_size * sum(_of_a_step(config, sizes))}
 
 
 def _activations(config: Config, specs: Mapping[str, TaskSpec], trunk: TrunkConfig) -> dict[str, int]:

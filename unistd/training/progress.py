@@ -64,8 +64,9 @@ class TrainingProgress:
         if not self.console.is_terminal and step % self.epoch_steps == 0:
             left = self._bar.tasks[0].time_remaining
             shares = [self._share(task) for task in self._smooth]
+            error = f"{math.fsum(shares) / len(shares):.2f}" if shares else "-"  # nothing was measured so far
             self.console.print(
-                f"{phase} · step {step}/{self.steps} · error {math.fsum(shares) / len(shares):.2f} of repeat-last"
+                f"{phase} · step {step}/{self.steps} · error {error} of repeat-last"
                 f" · {speed} · {'?' if left is None else f'{left:.0f} s'} left",
                 highlight=False,
             )

@@ -1,11 +1,9 @@
-"""The final evaluation of a run: metrics.json and the table that shows it."""
+"""The final evaluation of a run: metrics.json, what TensorBoard shows of it, and the table of it."""
 
 from __future__ import annotations
 
 import json
-import math
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -16,46 +14,65 @@ from rich.table import Table
 from rich.text import Text
 
 from unistd.files import read_text, write_text
-from unistd.metrics import METRICS
+from unistd.metrics import MEASURES, Baseline
 from unistd.tasks import TaskSpec
-from unistd.training.checkpoint import CheckpointError
-from unistd.training.evaluate import Results, evaluate, held_out, tasks_beaten
-from unistd.training.expected import Maybe, compare, finite, number, whole
-from unistd.training.run import Run, read_run
+from unistd.training.board import remove_scores, write_scores
+from unistd.training.evaluate import (
+    BASELINES,
+    MEAN_SAMPLES,
+    Results,
+    baselines_of,
+    evaluate,
+    held_out,
+    leads_of,
+    tasks_beaten,
+    values_of,
+)
+from unistd.training.run import read_run
 from unistd.training.sources import check_data
 
 
 def evaluate_run(folder: str | Path, console: Console) -> Results:
-    """Measures a run's model on the test split, writes metrics.json and returns its "tasks".
+    """Measures a run's model and the baselines on the test split, writes metrics.json and returns its "tasks".
 
-    Raises CheckpointError as `open_run` does.
+    Raises CheckpointError as `open_run` does; ValueError as `evaluate` does.
     """
     trained = read_run(folder)
     run, config, model = trained.run, trained.config, trained.model
     fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
-    check_data(trained.sources, trained.units, datasets, run.checkpoint)
+    training = held_out(config, "train")
+    for split in (datasets, training):
+        check_data(trained.sources, trained.units, split, run.checkpoint)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // batch) for dataset in datasets.values()))
 
         def advance(task: str) -> None:
             progress.update(bar, advance=1, description=f"evaluation of {task}")
 
-        results = evaluate(module, datasets, batch, config.data.workers, fabric.to_device, advance)
+        def baselines(task: str) -> dict[str, Baseline]:
+            return baselines_of(datasets[task].spec, training[task])
+
+        workers = config.data.workers
+        evaluation = evaluate(module, datasets, batch, workers, fabric.to_device, advance, baselines)
     record = {
         "split": "test",
         "step": trained.step,
         "samples": {task: len(dataset) for task, dataset in datasets.items()},
         "source": {task: dataset.source for task, dataset in datasets.items()},
         "units": {task: _units(dataset.spec) for task, dataset in datasets.items()},
-        "tasks": results,
+        "training_mean": {task: {"samples": min(len(dataset), MEAN_SAMPLES)} for task, dataset in training.items()},
+        "tasks": values_of(evaluation),
+        "per_lead": leads_of(evaluation),
     }
     text = json.dumps(record, indent=2) + "\n"
     if not _holds(run.metrics, text):
         run.report.unlink(missing_ok=True)  # it shows other results
+    remove_scores(run)
     write_text(run.metrics, text)
-    return results
+    write_scores(run, trained.step, evaluation)
+    return record["tasks"]
 
 
 def _units(spec: TaskSpec) -> dict[str, float | str]:
@@ -70,56 +87,46 @@ def _holds(path: Path, text: str) -> bool:
         return False
 
 
-def read_results(run: Run, tasks: Iterable[str], step: int) -> Results:
-    """The "tasks" of a run's metrics.json.
-
-    Raises CheckpointError where the run was not evaluated, or not after this `step`, and where the file is damaged or
-    of other tasks; OSError where it cannot be read.
-    """
-    again = f"`unistd evaluate {run.folder}` makes them"
-    try:
-        record = json.loads(read_text(run.metrics))
-    except FileNotFoundError:
-        raise CheckpointError(f"{run.metrics}: no results yet, {again}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{run.metrics}: damaged, not JSON ({error})") from None
-    measures = {name: finite if name in ("psnr", "ssim") else number(zero=True) for name in METRICS}
-    results = {task: {"model": measures, "repeat_last": measures} for task in tasks}
-    others = dict.fromkeys(("split", "samples", "source", "units"), Maybe(lambda value: None))
-    expected = {"step": Maybe(whole(0, sys.maxsize)), "tasks": results} | others
-    compare(record, expected, "", f"{run.metrics}: damaged")
-    if record.get("step", step) != step:  # earlier releases do not say
-        raise CheckpointError(
-            f"{run.metrics}: results after step {record['step']}, the checkpoint is of step {step}; {again} anew"
-        )
-    return record["tasks"]
-
-
-def change(result: Mapping[str, Mapping[str, float]]) -> float:
-    """By how much a task's squared error differs from that of repeating the last frame, as a share of it."""
+def change(result: Mapping[str, Mapping[str, float | None]]) -> float | None:
+    """By how much a task's squared error differs from that of repeating the last frame, as a share of it; None where
+    that has no error at all."""
     model, last = result["model"]["mse"], result["repeat_last"]["mse"]
-    return model / last - 1 if last else math.inf
+    return model / last - 1 if last else None
 
 
 def results_table(results: Results) -> Table:
-    """Model beside repeated last frame, per task."""
+    """Model beside the baselines, per task."""
     beaten = tasks_beaten(results)
     title = f"better than repeating the last frame on {len(beaten)} of {len(results)} tasks"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("task")
-    for column in ("MSE", "repeat-last", "change", "MAE", "PSNR", "repeat-last", "SSIM", "repeat-last"):
+    for column in ("MSE", "repeat-last", "change", "mean", "linear", "MAE", "PSNR", "SSIM", "own measure"):
         table.add_column(column, justify="right")
     for task, result in results.items():
-        model, last = result["model"], result["repeat_last"]
+        model = result["model"]
+        share, colour = change(result), "green" if task in beaten else "red"
         table.add_row(
             Text(task),
-            f"{model['mse']:.5f}",
-            f"{last['mse']:.5f}",
-            f"[{'green' if task in beaten else 'red'}]{change(result):+.0%}",
-            f"{model['mae']:.4f}",
-            f"{model['psnr']:.2f}",
-            f"{last['psnr']:.2f}",
-            f"{model['ssim']:.3f}",
-            f"{last['ssim']:.3f}",
+            value_text(model, "mse"),
+            value_text(result["repeat_last"], "mse"),
+            "-" if share is None else f"[{colour}]{share:+.0%}",
+            *(value_text(result.get(baseline, {}), "mse") for baseline in BASELINES[1:]),
+            *(value_text(model, name) for name in ("mae", "psnr", "ssim")),
+            _own(result),
         )
     return table
+
+
+def value_text(values: Mapping[str, float | None], name: str) -> str:
+    """A value as tables show it, "-" where there is none."""
+    return MEASURES[name].text(values.get(name))
+
+
+def _own(result: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The measure of a task's own discipline beside that of repeating the last frame."""
+    names = {"csi": "CSI", "nino": "Nino3.4 r"}
+    found = next((name for name in names if name in result["model"]), None)
+    if found is None:
+        return ""
+    model, last = (value_text(result[forecaster], found) for forecaster in ("model", "repeat_last"))
+    return f"{names[found]} {model} ({last})"

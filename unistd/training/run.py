@@ -54,6 +54,11 @@ class Run:
         return self.folder / "tensorboard"
 
     @property
+    def scores(self) -> Path:
+        """the final evaluation's part of TensorBoard"""
+        return self.tensorboard / "test"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report.html"
 
@@ -70,7 +75,7 @@ class Run:
         with locked(self.folder):
             for file in (self.config, self.checkpoint, self.log, self.metrics, self.report):
                 require(file, "a file", "nothing")
-            for folder in (self.adapters, self.tensorboard, self.exports):
+            for folder in (self.adapters, self.tensorboard, self.scores, self.exports):
                 require(folder, "a folder", "nothing")
             remove_leftovers(self.folder)
             for leftover in self.adapters.glob("adapters.*.new"):  # of fastmoe_lora, likewise
@@ -83,11 +88,13 @@ class Run:
         Results first, then the checkpoint that they are of, then the log: a run whose deletion was cut short goes on or
         starts anew, and shows no results that are not its own.
         """
-        adapters, events = self.adapters.glob("adapters.*"), self.tensorboard.glob("events.out.tfevents.*")
+        adapters, files = self.adapters.glob("adapters.*"), "events.out.tfevents.*"
+        events = (*self.tensorboard.glob(files), *self.scores.glob(f"*/{files}"))
         exports = (*self.exports.glob("*.onnx"), *self.exports.glob("*.pt2"))
         for file in (self.metrics, self.report, *exports, *adapters, self.checkpoint, self.log, *events):
             file.unlink(missing_ok=True)
-        for folder in (self.adapters, self.tensorboard, self.exports):
+        scores = (*self.scores.glob("*/"), self.scores)
+        for folder in (self.adapters, *scores, self.tensorboard, self.exports):
             with suppress(OSError):  # not there, or with files of others in it
                 folder.rmdir()
 

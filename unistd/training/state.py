@@ -45,14 +45,24 @@ def check_config_of(state: Any, config: Config, source: Path, user: str) -> None
         raise CheckpointError(f"{_damaged(source)}, it has no {missing!r}")
     if not isinstance(state["config"], dict):
         raise CheckpointError(f"{_damaged(source)}, 'config': expected a dict, found {shown(state['config'])}")
-    trained = check_config(state["config"], source=f"{_damaged(source)}, 'config'").model_dump()
-    here = config.model_dump()
+    trained = _as_trained(check_config(state["config"], source=f"{_damaged(source)}, 'config'"))
+    here = _as_trained(config)
     for key in changed_keys(trained, here):
         before, now = (_value(tree, key) for tree in (trained, here))
         moved = MOVABLE_KEYS.fullmatch(key) and None not in (before, now)
         if key not in FREE_KEYS and not moved:
             values = f"{shown(now)}, the run's is {shown(before)}"
             raise CheckpointError(f"{source}: {user}, the config differs from the run's in {key!r}: {values}")
+
+
+def _as_trained(config: Config) -> dict[str, Any]:
+    """A config without what its tasks are measured by, which no number of the training depends on."""
+    tree = config.model_dump()
+    for task, options in list(tree["task_options"].items()):
+        options |= dict.fromkeys(("metrics", "thresholds"))
+        if all(value is None for value in options.values()):
+            del tree["task_options"][task]
+    return tree
 
 
 def _text(value: Any) -> str | None:

@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastmoe_lora import check_adapters, save_adapters
+from unistd.masks import masked_mse
 from unistd.messages import printable
-from unistd.metrics import repeat_last
 from unistd.output import OutputLost
+from unistd.training.baseline import repeat_last_errors
 from unistd.training.checkpoint import load_checkpoint, save_checkpoint
 from unistd.training.config import Config, TrainConfig
-from unistd.training.data import Batch, MixedDataset, steps_per_epoch, task_specs, train_loader
-from unistd.training.evaluate import evaluate, held_out
+from unistd.training.data import Batch, steps_per_epoch, task_specs, train_loader
+from unistd.training.evaluate import Results, evaluate, held_out, values_of
 from unistd.training.log import RunLog, records_until
-from unistd.training.memory import BASELINE_SAMPLES
 from unistd.training.optim import build_optimizer, build_schedule
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
@@ -77,7 +77,7 @@ class Trainer:
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         self.loader = train_loader(config, range(self.step, self.steps))
-        self.baselines = repeat_last_errors(self.loader.dataset) if state is None else state["baselines"]
+        self.baselines = self._baselines() if state is None else state["baselines"]
         datasets = self.loader.dataset.datasets
         self.sources, self.units = source_kinds(datasets), units_of(datasets)
         use_units(model, self.units)
@@ -110,8 +110,7 @@ class Trainer:
         self._clock = time.perf_counter()
         try:
             if log.lost:
-                lost = f"{self.run.log}: {log.lost} records are missing, the run goes on without them"
-                self.console.print(Text(printable(lost)), soft_wrap=True, highlight=False)
+                self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
             with StopRequest() as stop, progress, closing(iter(self.loader)) as batches:
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
                     self.save(log)
@@ -136,13 +135,11 @@ class Trainer:
         where = f"stopped at step {self.step} of {self.steps}, checkpoint saved"
         raise Stopped(reason.signum, f"{where} ({reason})" if isinstance(reason, OutputLost) else where) from None
 
-    def evaluate(
-        self, datasets: Mapping[str, Any], advance: Callable[[str], None] = lambda task: None
-    ) -> dict[str, dict[str, dict[str, float]]]:
-        """Results on data sets per task, as `unistd.training.evaluate.evaluate` gives them."""
+    def evaluate(self, datasets: Mapping[str, Any], advance: Callable[[str], None] = lambda task: None) -> Results:
+        """Results on data sets per task: of the model and the repeated last frame."""
         config = self.config
         batch_size, workers = config.train.batch_size, config.data.workers
-        return evaluate(self.model, datasets, batch_size, workers, self.fabric.to_device, advance)
+        return values_of(evaluate(self.model, datasets, batch_size, workers, self.fabric.to_device, advance))
 
     def save(self, log: RunLog | None = None) -> None:
         """Writes the checkpoint: all that is needed to go on exactly from here, and how much of `log` belongs to it.
@@ -175,6 +172,16 @@ class Trainer:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
         save_adapters(self.model.module, self.run.adapters, also=())  # the checkpoint has the rest
 
+    def _baselines(self) -> dict[str, float]:
+        """Each task's error of repeating the last frame; raises TrainingError where it is none to divide by."""
+        try:
+            return repeat_last_errors(self.loader.dataset, self.specs, self._say)
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+
+    def _say(self, line: str) -> None:
+        self.console.print(Text(printable(line)), soft_wrap=True, highlight=False)
+
     def _read(self) -> dict[str, Any]:
         state = load_checkpoint(self.run.checkpoint)
         check_config_of(state, self.config, self.run.checkpoint, "cannot be resumed")
@@ -194,9 +201,10 @@ class Trainer:
         self.ranks.begin_step(self.step)
         batch = self.fabric.to_device(batch)
         predictions = self.model({task: inputs for task, (inputs, _) in batch.items()})
-        errors = {task: F.mse_loss(predictions[task].float(), targets) for task, (_, targets) in batch.items()}
+        errors = {task: self._error(task, predictions[task].float(), targets) for task, (_, targets) in batch.items()}
         losses = dict(zip(errors, torch.stack(list(errors.values())).tolist(), strict=True))
         self._check_losses(losses, batch)
+        losses = {task: loss for task, loss in losses.items() if self._measured(task, batch)}
         self.fabric.backward(self._objective(errors))
         self._clip_gradients()
         self.optimizer.step()
@@ -219,6 +227,14 @@ class Trainer:
         phase = "frozen" if self.ranks.frozen else "learning"
         ranks = f"ranks {phase} {summary['rank_mean']:.2f} ± {summary['rank_spread']:.2f}"
         progress.step(self.step, losses, ranks, samples / took)
+
+    def _error(self, task: str, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error over what was measured."""
+        return (masked_mse if self.specs[task].missing else F.mse_loss)(prediction, targets)
+
+    def _measured(self, task: str, batch: Batch) -> bool:
+        """Whether anything of a task's targets was, so that its loss says something."""
+        return not (self.specs[task].missing and bool(batch[task][1].isnan().all()))
 
     def _validate(self, validation: Mapping[str, Any], log: RunLog, stop: StopRequest) -> bool:
         """Writes the held-out results at an epoch's end, unless the log has them; whether it did."""
@@ -246,8 +262,10 @@ class Trainer:
     def _check_losses(self, losses: Mapping[str, float], batch: Batch) -> None:
         for task, loss in losses.items():
             if not math.isfinite(loss):
-                clean = all(bool(torch.isfinite(frames).all()) for frames in batch[task])
-                cause = "its frames are finite: try a lower optim.lr" if clean else "its frames hold NaN or Inf"
+                missing = self.specs[task].missing
+                wrong = any(bool((frames.isinf() if missing else ~frames.isfinite()).any()) for frames in batch[task])
+                held = f"its frames hold {'Inf' if missing else 'NaN or Inf'}"
+                cause = held if wrong else "its frames are finite: try a lower optim.lr"
                 raise TrainingError(f"step {self.step + 1}: the loss of task {task!r} is {loss}; {cause}")
 
     def _check_finite(self, tensors: Mapping[str, Tensor]) -> None:
@@ -282,18 +300,3 @@ def open_device(config: TrainConfig) -> Fabric:
         reason = " ".join(str(error).split())
         asked = f"train.accelerator {config.accelerator!r} with train.precision {config.precision!r}"
         raise TrainingError(f"{asked}: not to be had here ({reason})") from None
-
-
-def repeat_last_errors(dataset: MixedDataset) -> dict[str, float]:
-    """MSE of repeating the last frame on each task's first training samples; raises TrainingError where it is 0."""
-    errors = {}
-    for task, samples in dataset.datasets.items():
-        pairs = [dataset[task, index][1] for index in range(min(BASELINE_SAMPLES, len(samples)))]
-        inputs, targets = map(torch.stack, zip(*pairs, strict=True))
-        errors[task] = F.mse_loss(repeat_last(inputs, targets.shape[1]), targets).item()
-        if not (math.isfinite(errors[task]) and errors[task] > 0):
-            raise TrainingError(
-                f"task {task!r}: the error of repeating the last frame is {errors[task]}, expected a positive number: "
-                "its first training samples hold NaN or never change"
-            )
-    return errors

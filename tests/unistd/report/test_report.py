@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_page_names_every_task_and_inlines_its_strips(page):
 
 
 def test_charts_take_their_colours_from_the_page(page):
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 2 + 3, "training, ranks, and the lead times of each task"
     assert not [colour for colour in PAGE_COLOURS if colour in page]
     for colour in PAGE_COLOURS.values():
         assert re.search(re.escape(colour.removeprefix("var(").removesuffix(")")) + r":", page), (
@@ -56,8 +57,8 @@ def test_ids_of_the_charts_do_not_clash(page):
     ids = re.findall(r'\bid="([^"]+)"', page)
     charts = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
     assert ids
-    clashes = {name for name in charts[0] & charts[1] if f"url(#{name})" in page or f'href="#{name}"' in page}
-    assert not clashes
+    both = set().union(*(one & other for one, other in combinations(charts, 2)))
+    assert not {name for name in both if f"url(#{name})" in page or f'href="#{name}"' in page}
 
 
 def test_charts_of_an_empty_log():

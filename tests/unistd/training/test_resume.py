@@ -10,7 +10,7 @@ from support.tiny_run import STEPS, tiny_config
 
 from unistd.files import write_atomically
 from unistd.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from unistd.training.evaluate import evaluate, held_out
+from unistd.training.evaluate import evaluate, held_out, values_of
 from unistd.training.log import read_log
 from unistd.training.run import Run, open_run
 from unistd.training.settings import dump_config
@@ -87,7 +87,7 @@ def test_a_run_stopped_while_its_ranks_are_learned_is_the_model_that_it_was(tmp_
     (tmp_path / "stopped/config.yaml").write_text(dump_config(whole.config))
     assert [record["step"] for record in read_log(tmp_path / "stopped/log.jsonl")] == [0, 1, 2], "not validated yet"
     _, config, model = open_run(tmp_path / "stopped")
-    assert evaluate(model, held_out(config, "val"), 2) == validated[2]
+    assert values_of(evaluate(model, held_out(config, "val"), 2)) == validated[2]
     resumed = trainer(tmp_path / "stopped", {"ranks.window_share": 1.0}, resume=True)
     resumed.fit()
     assert {record["step"]: record["val"] for record in read_log(resumed.run.log) if "val" in record} == validated
