@@ -23,7 +23,8 @@ def centre_crop(frames: np.ndarray, spec: TaskSpec) -> np.ndarray:
 def resize(frames: np.ndarray, spec: TaskSpec) -> np.ndarray:
     """Scaled to the size, whatever that does to the aspect; bilinear, with the neighbourhood averaged where it shrinks.
 
-    Integers are rounded back to their type. A pixel without a number (NaN) makes those that it is averaged into NaN.
+    Integers are rounded back to their type. Pixels without a number (NaN) count for nothing; where they make up more
+    than half of what is averaged, the result is NaN.
     """
     return _resized(frames, spec.height, spec.width)
 
@@ -41,7 +42,16 @@ def _resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         return frames
     numbers = torch.from_numpy(np.ascontiguousarray(frames).astype(np.float32, copy=False))
     smaller = height < frames.shape[-2] or width < frames.shape[-1]
-    scaled = F.interpolate(numbers, (height, width), mode="bilinear", antialias=smaller).numpy()
+
+    def scale(pixels: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(pixels, (height, width), mode="bilinear", antialias=smaller)
+
+    missing = numbers.isnan()
+    if missing.any():
+        weight = scale((~missing).float())
+        scaled = (scale(numbers.nan_to_num(0.0)) / weight.clamp(min=0.5)).where(weight >= 0.5, torch.nan).numpy()
+    else:
+        scaled = scale(numbers).numpy()
     if frames.dtype.kind in "iu":
         limits = np.iinfo(frames.dtype)
         scaled = np.clip(np.rint(scaled), limits.min, limits.max)

@@ -83,6 +83,14 @@ def test_fits():
     assert cover(frames, SPEC).shape == (2, 1, 8, 8)
 
 
+def test_pixels_without_a_number_are_left_out_of_means():
+    frames = np.full((1, 1, 16, 16), 5.0, np.float32)
+    frames[..., :9] = np.nan
+    small = resize(frames, SPEC)[0, 0]
+    assert np.isnan(small[:, :4]).all()
+    np.testing.assert_allclose(small[:, 5:], 5.0, rtol=1e-6)
+
+
 def test_ids_stand_for_content(tmp_path):
     assert content_id(b"ab", b"c") != content_id(b"a", b"bc")
     first, second = tmp_path / "first", tmp_path / "second"
