@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from unistd.tasks.files import Stamp, check_expansion, open_file
+from unistd.tasks.files import DataFileError, Stamp, check_expansion, open_file
 from unistd.tasks.guarded import GuardedProcess
+
+_LARGEST_ROW = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,19 @@ class Hdf5Array:
         _, content = _process.ask(self.path, request, (stop - start, *self.shape[1:]), self.dtype)
         return content.astype(self.dtype.newbyteorder("="), copy=False)
 
+    def row_ids(self, rows: Sequence[int]) -> np.ndarray:
+        """What stands for the stored content of these rows, int64: found without unpacking, so that the same numbers
+        that were packed otherwise have another. -1: never written; 0: nothing but zeros, as far as looked at."""
+        request = {"keys": [self.key], "identify": list(rows), "stamp": list(self.stamp)}
+        return np.array(_process.ask(self.path, request)[0]["ids"], np.int64)
 
-def open_datasets(path: Path, *keys: str) -> list[Hdf5Array]:
+
+def open_datasets(path: Path, *keys: str, by_rows: bool = False) -> list[Hdf5Array]:
     """The data sets of those names (`group/name` below groups), checked, with none of their data read yet.
+
+    Args:
+        by_rows: a few rows of them are to be in memory at a time. They may then declare any number of rows, and not
+            all need to be written: to ask for one that is not raises DataFileError (see `Hdf5Array.row_ids`).
 
     Raises:
         DataFileError: not an HDF5 file, or one of them is missing; is not held by the file itself (links other than
@@ -42,11 +55,15 @@ def open_datasets(path: Path, *keys: str) -> list[Hdf5Array]:
             not part of HDF5; is not written whole; declares far more than the file holds; or the library crashes on it.
     """
     open_file(path).close()
-    answer, _ = _process.ask(path, {"keys": list(keys)})
+    answer, _ = _process.ask(path, {"keys": list(keys), **({"partial": True} if by_rows else {})})
     arrays = []
     for key, found in zip(keys, answer["datasets"], strict=True):
         shape, dtype = tuple(found["shape"]), np.dtype(found["dtype"])
-        check_expansion(path, f"{key!r}", math.prod(shape) * dtype.itemsize, found["stored"])
+        row = math.prod(shape[1:]) * dtype.itemsize
+        if not by_rows:
+            check_expansion(path, f"{key!r}", shape[0] * row, found["stored"])
+        elif row > _LARGEST_ROW:
+            raise DataFileError(f"{path}: {key!r} has rows of {row} bytes, expected at most {_LARGEST_ROW}")
         arrays.append(Hdf5Array(path, key, shape, dtype, tuple(answer["stamp"])))
     return arrays
 
@@ -56,6 +73,14 @@ def names_in(path: Path, *groups: str) -> dict[str, list[str]]:
     open_file(path).close()
     answer, _ = _process.ask(path, {"groups": list(groups)})
     return {group: sorted(answer["names"][group]) for group in groups}
+
+
+def whole(arrays: Sequence[Hdf5Array]) -> np.ndarray:
+    """Arrays of one file, all of one shape and dtype, at once: (len(arrays), n, ...); raises as `Hdf5Array.rows`."""
+    first = arrays[0]
+    request = {"keys": [array.key for array in arrays], "whole": True, "stamp": list(first.stamp)}
+    _, content = _process.ask(first.path, request, (len(arrays), *first.shape), first.dtype)
+    return content.astype(first.dtype.newbyteorder("="), copy=False)
 
 
 _process = GuardedProcess(Path(__file__).with_name("hdf5_process.py"), "HDF5")

@@ -4,13 +4,16 @@ HDF5's library believes what a file says: damaged ones make it crash, loop or as
 this process alone. A request is a line of JSON on standard input, an answer one on standard output, and, for rows, the
 array's bytes after it:
 
-    {"path", "groups"}                       -> {"names": {group: [name]}}
-    {"path", "keys"}                         -> {"datasets": [{"shape", "dtype", "stored"}], "stamp"}
-    {"path", "keys": [key], "rows", "stamp"} -> {}, bytes
-    anything that is wrong                   -> {"error"}
+    {"path", "groups"}                           -> {"names": {group: [name]}}
+    {"path", "keys"[, "partial"]}                -> {"datasets": [{"shape", "dtype", "stored"}], "stamp"}
+    {"path", "keys": [key], "rows", "stamp"}     -> {}, bytes
+    {"path", "keys": [key], "identify", "stamp"} -> {"ids"}
+    {"path", "keys", "whole", "stamp"}           -> {}, bytes
+    anything that is wrong                       -> {"error"}
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -20,6 +23,7 @@ import stat
 import sys
 from collections.abc import Callable
 from itertools import islice, pairwise, product
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -28,6 +32,7 @@ _MEMORY = 768 << 20  # bytes beyond what the imports take; rows are asked for in
 _SECONDS, _BYTES_A_SECOND = 1.0, 20e6  # of processor time: for any request, and more for all that can be read
 _LONGEST_TEXT = 64
 _SMALLEST_HEADER = 16  # bytes that any header has, of a file or a data set
+_PIECE = 1 << 10
 _FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
@@ -76,14 +81,47 @@ def _answer(request: dict) -> tuple[dict, np.ndarray | None]:
     with h5py.File(path, "r") as file:  # closed in between: others may write to it
         if "groups" in request:
             return {"names": {group: _names(file, group) for group in request["groups"]}}, None
-        datasets = _datasets(file, request["keys"], stamp[0])
+        # of rows that are asked for one by one, those matter alone
+        partial = request.keys() & {"partial", "rows", "identify"}
+        datasets = _datasets(file, request["keys"], stamp[0], bool(partial))
         if "rows" in request:
             return {}, _rows(datasets[0], *request["rows"])
+        if "whole" in request:
+            return {}, np.stack([_rows(dataset, 0, len(dataset)) for dataset in datasets])
+        if "identify" in request:
+            with open(path, "rb") as content:
+                return {"ids": [_row_id(datasets[0], row, content) for row in request["identify"]]}, None
         return {"datasets": list(map(_description, datasets)), "stamp": stamp}, None
 
 
-def _datasets(file: h5py.File, keys: list[str], file_size: int) -> list[h5py.Dataset]:
-    """The data sets of those names, checked."""
+def _row_id(dataset: h5py.Dataset, row: int, file: BinaryIO) -> int:
+    """A number of 63 bits for what is stored of a row: a few places of it. -1: never written, 0: nothing but zeros."""
+    if dataset.chunks:
+        first, *others = dataset.chunks
+        grid = product(*(range(0, side, part) for side, part in zip(dataset.shape[1:], others, strict=True)))
+        found = [dataset.id.get_chunk_info_by_coord((row, *place)) for place in grid]
+        if any(info.byte_offset is None for info in found):
+            return -1
+        pieces, place = [(info.byte_offset, info.size) for info in found], row % first
+    elif dataset.id.get_offset() is not None:
+        size = dataset.id.get_storage_size() // len(dataset)
+        pieces, place = [(dataset.id.get_offset() + row * size, size)], 0
+    else:  # compact: in the data set's header
+        content = dataset[row].tobytes()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1 if any(content) else 0
+    digest, zeros = hashlib.blake2b(str(place).encode(), digest_size=8), True
+    for start, size in pieces:
+        digest.update(f" {size} ".encode())
+        for begin in (0, max(0, size // 2 - _PIECE), max(0, size - _PIECE)):
+            file.seek(start + begin)
+            content = file.read(min(size, _PIECE))
+            zeros = zeros and not any(content)
+            digest.update(content)
+    return 0 if zeros else int.from_bytes(digest.digest(), "little") >> 1
+
+
+def _datasets(file: h5py.File, keys: list[str], file_size: int, partial: bool) -> list[h5py.Dataset]:
+    """The data sets of those names, checked; `partial`: chunks may never have been written."""
     links = {key: _link(file, key) for key in keys}
     for key, link in links.items():
         if link not in ("hard", "nothing"):
@@ -96,7 +134,7 @@ def _datasets(file: h5py.File, keys: list[str], file_size: int) -> list[h5py.Dat
     datasets = [file[key] for key in keys]
     for key, dataset in zip(keys, datasets, strict=True):
         extents.append((base + h5py.h5o.get_info(dataset.id).addr, _SMALLEST_HEADER, f"the header of {key}"))
-        extents += _check(key, dataset, file_size)
+        extents += _check(key, dataset, file_size, partial)
     _check_apart(extents, file_size)
     return datasets
 
@@ -161,7 +199,7 @@ def _plain_dtype(dataset: h5py.Dataset) -> np.dtype:
     return np.dtype(f"S{_LONGEST_TEXT}") if dataset.dtype.kind == "O" else dataset.dtype
 
 
-def _check(key: str, dataset: h5py.Dataset, file_size: int) -> list[tuple[int, int, str]]:
+def _check(key: str, dataset: h5py.Dataset, file_size: int, partial: bool) -> list[tuple[int, int, str]]:
     """Refuses a data set that is not plain numbers or texts which the file holds itself; the extents of its bytes."""
     if dataset.shape is None or dataset.ndim == 0:
         raise Refusal(f"{key!r} has no rows (shape {dataset.shape}), expected an array")
@@ -180,14 +218,17 @@ def _check(key: str, dataset: h5py.Dataset, file_size: int) -> list[tuple[int, i
         code = properties.get_filter(number)[0]
         if code not in _FILTERS or not h5py.h5z.filter_avail(code):
             raise Refusal(f"{key!r} is packed with filter {code}, expected one that is part of HDF5 (gzip, szip, lzf)")
-    extents = _extents(key, dataset, properties)
+    extents = _extents(key, dataset, properties, partial)
     if beyond := [1 for start, size, _ in extents if start < 0 or size < 0 or start + size > file_size]:
         raise Refusal(f"{key!r} has {len(beyond)} pieces beyond the end of the file, expected all within")
     return extents
 
 
-def _extents(key: str, dataset: h5py.Dataset, properties: h5py.h5p.PropDCID) -> list[tuple[int, int, str]]:
-    """(start, size, key) of every stored piece. A piece that was never written would read as zeros: refused."""
+def _extents(
+    key: str, dataset: h5py.Dataset, properties: h5py.h5p.PropDCID, partial: bool
+) -> list[tuple[int, int, str]]:
+    """(start, size, key) of every stored piece. A piece that was never written would read as zeros: refused, unless
+    `partial`, when it is refused as it is read."""
     declared, layout = dataset.size * dataset.id.get_type().get_size(), properties.get_layout()
     stored = dataset.id.get_storage_size()
     if layout != h5py.h5d.CHUNKED:
@@ -209,7 +250,7 @@ def _extents(key: str, dataset: h5py.Dataset, properties: h5py.h5p.PropDCID) -> 
         extents.append((info.byte_offset, info.size, key))
 
     dataset.id.chunk_iter(take)
-    if len(extents) != chunks:
+    if len(extents) > chunks or (len(extents) < chunks and not partial):
         raise Refusal(
             f"{key!r} declares {declared} bytes in {chunks} chunks, of which {len(extents)} are in the file "
             f"({stored} bytes); expected all"
@@ -222,7 +263,10 @@ def _look_up_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
     first, *others = dataset.chunks
     grid = [range(-(-side // part)) for side, part in zip(dataset.shape[1:], others, strict=True)]
     for number in product(range(start // first, -(-stop // first)), *grid):
-        dataset.id.read_direct_chunk(tuple(n * part for n, part in zip(number, dataset.chunks, strict=True)))
+        place = tuple(n * part for n, part in zip(number, dataset.chunks, strict=True))
+        if dataset.id.get_chunk_info_by_coord(place).byte_offset is None:
+            raise Refusal(f"{dataset.name[1:]!r} has nothing at {place}: that was never written, expected all")
+        dataset.id.read_direct_chunk(place)
 
 
 def _check_apart(extents: list[tuple[int, int, str]], file_size: int) -> None:

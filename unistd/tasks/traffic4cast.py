@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from unistd.tasks.raster import capsule, finish, pixel_grid, random_stream
+from unistd.tasks.readers.traffic4cast import READER
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import smooth_noise
@@ -127,4 +128,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(result.reshape(frames, 8, spec.height, spec.width))
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, READER)
