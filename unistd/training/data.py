@@ -41,14 +41,13 @@ def task_specs(config: Config) -> dict[str, TaskSpec]:
             if name not in specs:
                 raise ValueError(f"not one of the tasks of this run ({', '.join(specs)})")
             specs[name] = spec.replace(**options.model_dump(exclude_none=True))
-            ssim = {"ssim", "ssim_openstl"} & set(specs[name].metrics)
-            if ssim and min(specs[name].height, specs[name].width) < SMALLEST_SIDE:
-                frame = f"{specs[name].height} x {specs[name].width}"
-                raise ValueError(
-                    f"frames of {frame} pixels, expected at least {SMALLEST_SIDE} x {SMALLEST_SIDE} for SSIM"
-                )
         except ValueError as error:
             raise ValueError(f"task_options.{name:.40}: {error}") from None
+    for name, spec in specs.items():
+        if {"ssim", "ssim_openstl"} & set(spec.metrics) and min(spec.height, spec.width) < SMALLEST_SIDE:
+            place = f"{'task_options' if name in config.task_options else 'own_tasks'}.{name}"
+            frame, least = f"{spec.height} x {spec.width}", f"{SMALLEST_SIDE} x {SMALLEST_SIDE}"
+            raise ValueError(f"{place}: frames of {frame} pixels, expected at least {least} for SSIM, or other metrics")
     return specs
 
 

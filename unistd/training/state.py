@@ -62,6 +62,8 @@ def _as_trained(config: Config) -> dict[str, Any]:
         options |= dict.fromkeys(("metrics", "thresholds"))
         if all(value is None for value in options.values()):
             del tree["task_options"][task]
+    for description in tree["own_tasks"].values():
+        del description["metrics"], description["thresholds"]
     return tree
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from unistd.messages import shown
+from unistd.metrics import DEFAULT_METRICS
 from unistd.schema import PathText, Section
 from unistd.tasks.spec import TaskSpec
 
@@ -96,6 +97,10 @@ class OwnTask(Section):
     """what is held out"""
     unit: str = Field("1", min_length=1, max_length=40)
     """unit of the values"""
+    metrics: list[str] | None = Field(None, max_length=64)
+    """measures of the task, of unistd.metrics.MEASURES; null: those of any task"""
+    thresholds: list[float] = Field(default=[], max_length=64)
+    """of the events that csi and its like count, in `unit`, increasing"""
 
     @field_validator("range")
     @classmethod
@@ -162,6 +167,8 @@ class OwnTask(Section):
             offset=low,
             unit=self.unit,
             missing=self.may_miss,
+            metrics=DEFAULT_METRICS if self.metrics is None else self.metrics,
+            thresholds=self.thresholds,
         )
 
 

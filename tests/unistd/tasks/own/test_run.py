@@ -11,6 +11,7 @@ from support.tiny_run import TINY
 
 from unistd.cli import main
 from unistd.tasks import SPLITS, build_dataset
+from unistd.training.data import task_specs
 from unistd.training.own import task_named
 from unistd.training.run import open_run
 from unistd.training.settings import ConfigError, load_config
@@ -171,3 +172,24 @@ def test_keys_of_the_config_go_before_those_of_the_file(config, tmp_path):
     path = tmp_path / "here" / "mine.yaml"
     task = load_config(config, [f"tasks=[{path}]", "task_options={}", "own_tasks.mine.step=3"]).own_tasks["mine"]
     assert (task.step, task.unit) == (3, "lux")
+
+
+def test_measures_are_chosen_and_must_fit(config, tmp_path):
+    path = tmp_path / "here" / "mine.yaml"
+
+    def specs(**keys):
+        path.write_text(yaml.safe_dump(DESCRIPTION | keys))
+        return task_specs(load_config(config, [f"tasks=[{path}]", "task_options={}"]))
+
+    spec = specs(metrics=["mae", "csi"], thresholds=[16, 74])["mine"]
+    assert (spec.metrics, spec.thresholds) == (("mse", "mae", "csi"), (16, 74))
+    assert specs(height=5, width=9, metrics=["mae"])["mine"].height == 5
+    for keys, words in (
+        ({"height": 5, "width": 9}, "own_tasks.mine: frames of 5 x 9 pixels, expected at least 7 x 7 for SSIM"),
+        ({"metrics": ["mee"]}, "mee"),
+        ({"metrics": ["csi"]}, "thresholds"),
+        ({"patch": 64}, "height is 13, expected at least patch 64"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            specs(**keys)
+        assert words in str(error.value)
