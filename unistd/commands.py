@@ -103,8 +103,13 @@ def _introduce(trainer: Trainer, console: Console) -> None:
         ),
     )
     for task, data in trainer.loader.dataset.datasets.items():
-        unit = f"{data.spec.scale:g} {data.spec.unit}"
-        _say(console, f"  {task}: {len(data):,} training samples, {data.source}, 1.0 is {unit}")
+        low, high = data.spec.offset, data.spec.offset + data.spec.scale
+        zero = f"0.0 is {low:g}, " if low else ""
+        _say(
+            console, f"  {task}: {len(data):,} training samples, {data.source}, {zero}1.0 is {high:g} {data.spec.unit}"
+        )
+        for note in getattr(data, "notes", ()):
+            _say(console, f"    {note}")
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
