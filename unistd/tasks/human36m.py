@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from unistd.tasks.raster import finish, paint_box, paint_capsule, pixel_grid, random_stream
+from unistd.tasks.readers import human36m
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import smooth_noise
@@ -155,4 +156,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(result)
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, human36m.READER)

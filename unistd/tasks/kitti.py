@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 
 from unistd.tasks.raster import finish, paint_box, paint_capsule, pixel_grid, random_stream
+from unistd.tasks.readers import kitti
+from unistd.tasks.readers.forms import Forms
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import sample_grid, sample_periodic, smooth_noise
@@ -166,4 +168,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(result)
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, Forms(kitti.HKL, kitti.RAW))

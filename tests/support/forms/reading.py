@@ -31,3 +31,8 @@ def read_all(spec: TaskSpec, root: Path) -> dict[str, np.ndarray]:
 def refused(path: Path, spec: TaskSpec, root: Path) -> str:
     """The one line, beginning with `path`, of what comes of reading all of it."""
     return refusal(path, read_all, spec, root)
+
+
+def counts(spec: TaskSpec, root: Path) -> tuple[int, ...]:
+    """Samples of train, val and test, all of which have been read."""
+    return tuple(len(samples) for samples in read_all(spec, root).values())

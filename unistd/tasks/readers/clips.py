@@ -164,7 +164,8 @@ class ClipDataset(Dataset[tuple[Tensor, Tensor]]):
         held = np.unique(np.concatenate([np.empty(0, np.int64), *ids]))
         keep = np.ones(len(self), bool)
         for numbers, ids in self._ids():
-            keep[numbers] = ~np.isin(ids, held).any(axis=1)
+            places = np.searchsorted(held[:-1], ids)  # where it would be; np.isin sorts `held` for every clip
+            keep[numbers] = ~(held[places] == ids).any(axis=1) if len(held) else True
         left_out = len(keep) - int(keep.sum())
         if left_out and left_out == len(keep):
             raise DataFileError(f"{self.source}: every window of a split is in another split too, expected others")
@@ -176,7 +177,8 @@ class ClipDataset(Dataset[tuple[Tensor, Tensor]]):
         steps = self.windows.step * np.arange(self.spec.frames_in + self.spec.frames_out)
         order = np.argsort(self.windows.clip, kind="stable")
         clips, firsts = np.unique(self.windows.clip[order], return_index=True)
-        for clip, numbers in zip(clips, np.split(order, firsts[1:]), strict=True):
+        for clip, first, end in zip(clips, firsts, [*firsts[1:], len(order)], strict=False):  # none: one `end` alone
+            numbers = order[first:end]
             ids = self.clips[clip].frame_ids()
             rows = self.windows.start[numbers, None] + steps
             yield numbers, ids[rows] if len(ids) == self.clips[clip].frames > 1 else np.tile(ids[:1], (len(numbers), 1))

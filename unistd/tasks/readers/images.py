@@ -43,12 +43,24 @@ def decode_image(name: object, content: bytes) -> np.ndarray:
             elif image.mode in _AS_RGB:
                 image = image.convert("RGB")
             pixels = np.asarray(image)
+            _check_end(image.format, content)
     except DataFileError:
         raise
     except Exception as error:  # whatever a decoder makes of damaged content
         reason = in_words(" ".join(str(error).split()) or type(error).__name__, 120)
         raise DataFileError(f"{name}: not a readable picture ({reason})") from None
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+
+
+def _check_end(form: str | None, content: bytes) -> None:
+    """Raises for what Pillow shows although a piece is missing or damaged behind the last pixel that it needs."""
+    if form == "PNG":
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
+            image.verify()  # the CRC of every chunk, up to the last
+        if b"\0\0\0\0IEND\xaeB`\x82" not in content:
+            raise ValueError("it has no end")
+    elif form == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise ValueError("it has no end")
 
 
 def read_images(paths: Sequence[Path], channels: int, rows: np.ndarray) -> np.ndarray:

@@ -37,7 +37,10 @@ class TreeReader:
     def open(self, spec: TaskSpec, split: str, root: Path, length: int | None, seed: int) -> ClipDataset:
         """See `Task.open`; `seed` has no effect."""
         make = partial(self.dataset, spec, self.find(root))
-        return make(split).apart(*map(make, _BEFORE[split])).limited(length)
+        data = make(split)
+        if not len(data):
+            raise DataFileError(f"{data.source}: too few recordings for a {split} split, expected at least 3")
+        return data.apart(*map(make, _BEFORE[split])).limited(length)
 
 
 def held_out(split: str, recordings: Sequence[Recording], source: object) -> list[Recording]:
@@ -51,3 +54,15 @@ def held_out(split: str, recordings: Sequence[Recording], source: object) -> lis
         )
     count = max(1, len(recordings) // _SHARE)
     return list(recordings[-count:] if split == "val" else recordings[:-count])
+
+
+def tenths(split: str, recordings: Sequence[Recording]) -> list[Recording]:
+    """Those of a split where none is published: the last tenth is "test", the tenth before it "val", at least one each.
+
+    Two recordings serve train and test, a single one train; there is nothing else then.
+    """
+    count, total = max(1, len(recordings) // 10), len(recordings)
+    test = total - count if total > 1 else total
+    val = test - count if total > 2 else test
+    first, last = {"train": (0, val), "val": (val, test), "test": (test, total)}[split]
+    return list(recordings[first:last])
