@@ -9,6 +9,7 @@ import numpy as np
 
 from unistd.metrics import DEFAULT_METRICS
 from unistd.tasks.raster import finish, pixel_grid, random_stream
+from unistd.tasks.readers.sevir import SevirReader
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import sample_grid, smooth_noise
@@ -86,4 +87,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(np.tanh(vil)[:, None])
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, SevirReader())
