@@ -25,6 +25,7 @@ from unistd.tasks.spec import nearest
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.loading import WorkerError
+from unistd.training.own import task_named
 from unistd.training.records import read_results
 from unistd.training.results import evaluate_run, results_table
 from unistd.training.run import Run, find_run, read_run
@@ -180,8 +181,8 @@ def _check_task(task: str, model: UniSTD) -> None:
 
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
-    """Lists the ten tasks: shapes, and where their data come from."""
-    rows = task_table(options.root)
+    """Lists the ten tasks, and those of one's own that are named: shapes, and where their data come from."""
+    rows = task_table(options.root, [task_named(word, options.root) for word in options.own])
     table = Table(box=None, header_style="dim")
     for column in rows[0]:
         table.add_column(column, justify="right" if isinstance(rows[0][column], int) else "left", overflow="fold")
@@ -239,6 +240,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_commands(sub)
 
     sub = command(tasks)
+    text = "YAML descriptions of tasks of one's own, or the names of those that are shipped"
+    sub.add_argument("own", nargs="*", metavar="OWN", help=text)
     sub.add_argument("--root", metavar="FOLDER", help="folder of real data sets")
     return parser
 

@@ -32,7 +32,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     sizes = f"a size other than the protocol's, as height=64; one of {', '.join(SIZES)}; can be given again"
     sub = command(check)
     sub.add_argument("--data-root", required=True, metavar="DIR", help="folder of the data sets, as data.root")
-    sub.add_argument("--task", action="append", metavar="TASK", help="only this one; can be given again")
+    text = "only this one, or the YAML description of one's own; can be given again"
+    sub.add_argument("--task", action="append", metavar="TASK", help=text)
     sub.add_argument("--quick", action="store_true", help="read three frames of each recording, not all")
 
     sub = command(prepare)
@@ -59,14 +60,14 @@ def check(options: argparse.Namespace, console: Console) -> None:
     """Says of every task what lies below a root: samples, range, gaps, files missing or damaged, and what to do."""
     from unistd.data.check import check as look
 
-    specs = {name: get_task(name).spec for name in options.task or TASKS}
+    tasks = [task_named(word, options.data_root) for word in options.task or TASKS]
     with _progress(console) as bar:
         row = bar.add_task("", total=None)
 
         def advance(task: str, number: int, count: int) -> None:
             bar.update(row, description=task, completed=number, total=count)
 
-        findings = look(specs, Path(options.data_root), options.quick, advance)
+        findings = look(tasks, Path(options.data_root), options.quick, advance)
     for found in findings:
         _show(found, console)
     there = [found for found in findings if found.source is not None]
@@ -79,24 +80,29 @@ def check(options: argparse.Namespace, console: Console) -> None:
 
 
 def _show(found, console: Console) -> None:
-    card = CARDS[found.task]
-    if found.source is None:
+    card = CARDS.get(found.task)
+    if card is None:
+        _say(console, f"{found.task}: {found.source}: {_counts(found)}")
+    elif found.source is None:
         what = "not as published" if found.faults else "nothing found"
         _say(console, f"{found.task}: {what}. From {card.source}. Licence: {card.licence}.")
         _say(console, f"  read are: {'; '.join(card.forms)}")
     else:
-        counts = ", ".join(f"{count:,} {split}" for split, count in found.samples.items())
-        _say(console, f"{found.task}: {found.source}: {counts or 'no samples'}")
+        _say(console, f"{found.task}: {found.source}: {_counts(found)}")
     if found.spec is not None:
         spec, (low, high) = found.spec, found.range or (float("nan"), float("nan"))
         shape = f"{spec.channels} x {spec.height} x {spec.width}, {spec.frames_in} -> {spec.frames_out} frames"
         _say(console, f"  {shape}, values {low:g} to {high:g} {spec.unit}, 1.0 is {spec.scale + spec.offset:g}")
-        if card.prepare and Path(found.source).name != found.task:
+        if card is not None and card.prepare and Path(found.source).name != found.task:
             _say(console, f"  {card.prepare}")
     for note in found.notes:
         _say(console, f"  {note}")
     for fault in found.faults:
         _say(console, f"  fault: {fault}")
+
+
+def _counts(found) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in found.samples.items()) or "no samples"
 
 
 def prepare(options: argparse.Namespace, console: Console) -> None:

@@ -97,7 +97,7 @@ def test_a_second_signal_while_the_first_is_answered_ends_at_once(copy):
     assert living(running.pid, KILLED) == []
 
 
-def in_a_finalizer(root):
+def in_a_finalizer(root, others):
     class Odd:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -106,7 +106,7 @@ def in_a_finalizer(root):
     time.sleep(20)
 
 
-def turned_into_another_error(root):
+def turned_into_another_error(root, others):
     try:
         signal.raise_signal(signal.SIGINT)
     except BaseException:

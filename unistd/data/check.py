@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from unistd.tasks import SPLITS, DataFileError, TaskSpec, build_dataset, files_found
+from unistd.tasks import SPLITS, DataFileError, Task, TaskSpec, build_dataset
 from unistd.tasks.readers.clips import Clip, ClipDataset, fitted
 
 MOST_FAULTS = 20
@@ -38,9 +38,7 @@ class Findings:
         self.range = (min(low, self.range[0]), max(high, self.range[1])) if self.range else (low, high)
 
 
-def check(
-    specs: Mapping[str, TaskSpec], root: Path, quick: bool, progress: Callable[[str, int, int], None]
-) -> list[Findings]:
+def check(tasks: Sequence[Task], root: Path, quick: bool, progress: Callable[[str, int, int], None]) -> list[Findings]:
     """Looks for every task below `root` and reads what is there.
 
     Args:
@@ -49,20 +47,22 @@ def check(
 
     A task's faults are at most 20; what lies behind a fault is looked at as well.
     """
-    return [_check_task(spec, root, quick, progress) for spec in specs.values()]
+    return [_check_task(task, root, quick, progress) for task in tasks]
 
 
-def _check_task(spec: TaskSpec, root: Path, quick: bool, progress: Callable[[str, int, int], None]) -> Findings:
+def _check_task(task: Task, root: Path, quick: bool, progress: Callable[[str, int, int], None]) -> Findings:
+    spec = task.spec
     found = Findings(spec.name)
     try:
-        found.source = files_found(spec.name, root)
+        path = task.find(root)
+        found.source = None if path is None else str(path)
     except DataFileError as error:
         found.faults.append(str(error))
     if found.source is None:
         return found
     for split in SPLITS:
         try:
-            data = build_dataset(spec, split, root=root)
+            data = build_dataset(spec, split, root=root, task=task)
         except DataFileError as error:
             if str(error) not in found.faults:
                 found.faults.append(str(error))

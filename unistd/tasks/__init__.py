@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -111,24 +112,29 @@ def files_found(name: str, root: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def task_table(root: str | Path | None = None) -> list[dict[str, str | int]]:
+def task_table(root: str | Path | None = None, others: Sequence[Task] = ()) -> list[dict[str, str | int]]:
     """One row a task for printing: name, title, discipline, shapes, number of tokens, and where its data come from.
+
+    Args:
+        root: folder of real data sets.
+        others: tasks beside the ten.
 
     Raises DataFileError as `files_found` does.
     """
     rows = []
-    for name, task in TASKS.items():
+    for task in (*TASKS.values(), *others):
         spec = task.spec
+        found = task.find("/" if root is None and task.generator is None else root)
         rows.append(
             {
-                "name": name,
+                "name": spec.name,
                 "title": spec.title,
                 "discipline": spec.discipline,
                 "frame": f"{spec.channels}x{spec.height}x{spec.width}",
                 "frames": f"{spec.frames_in} -> {spec.frames_out}",
                 "patch": spec.patch,
                 "tokens": spec.tokens,
-                "source": files_found(name, root) or ("generated" if root is None else "no files"),
+                "source": str(found or ("generated" if root is None else "no files")),
             }
         )
     return rows

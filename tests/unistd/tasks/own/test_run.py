@@ -76,6 +76,20 @@ def test_a_folder_below_the_root_is_a_task(config, tmp_path, capsys):
     assert "'own_tasks.frames.stride'" in capsys.readouterr().err
 
 
+def test_data_check_and_the_table_know_it(config, tmp_path, capsys):
+    path = tmp_path / "here" / "mine.yaml"
+    assert "My frames" in said(capsys, "tasks", path)
+    root = tmp_path / "here"
+    out = said(capsys, "data", "check", "--data-root", root, "--task", path)
+    assert f"mine: {root / 'frames'}: 21 train, 5 val, 5 test" in out
+    assert "tasks found: 1 of 1; faults: 0" in out
+    said(capsys, "data", "preview", path, "--output", tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "mine.gif").stat().st_size > 0
+    (root / "frames" / "frame_0020.png").write_bytes(b"")
+    assert main(["data", "check", "--data-root", str(root), "--task", str(path)]) == 1
+    assert str(root / "frames" / "frame_0020.png") in "".join(capsys.readouterr())
+
+
 def test_export_well_is_read_back(tmp_path, capsys):
     here = tmp_path / "here"
     write_hdf5(here, np.stack([moving_frames(40), 255 - moving_frames(40)], axis=1) * 0.5 - 20)
