@@ -153,7 +153,7 @@ def test_something_else_than_a_file(place, tmp_path):
         (tmp_path / "file").write_text("run: x")
         path = tmp_path / "file" / "x.yaml"
     outcome = run_command("train", "--config", path)
-    assert_refused(outcome, f"no config {str(path)!r}: {PLACES[place]}, and not one of demo, paper, unistd")
+    assert_refused(outcome, f"no config {str(path)!r}: {PLACES[place]}, and not one of demo, paper, real, unistd")
 
 
 @pytest.mark.parametrize("name", ["laughs", "deep-list", "many", "large", "long-word", "self"])
@@ -180,7 +180,6 @@ GRAMMAR = {
     "evaluate with an override": (["evaluate", "a", "train.epochs=3"], "train.epochs=3"),
     "predict twice a task": (["predict", "a", "--task", "b", "--task", "c", "--input", "d", "--output", "e"], "--task"),
     "predict without an input": (["predict", "a", "--task", "b", "--output", "c"], "--input"),
-    "tasks with a word": (["tasks", "kth"], "kth"),
 }
 
 
