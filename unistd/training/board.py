@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,7 +22,7 @@ def write_scores(run: Run, step: int, evaluation: Evaluation) -> None:
         tasks = {task: result[forecaster] for task, result in evaluation.items() if forecaster in result}
         if not tasks:
             continue
-        with closing(SummaryWriter(run.scores / forecaster)) as board:
+        with _board(run.scores / forecaster) as board:
             for task, scores in tasks.items():
                 for name, value in scores.values.items():
                     points = [(f"test_{name}/{task}", value, step)]
@@ -28,6 +32,17 @@ def write_scores(run: Run, step: int, evaluation: Evaluation) -> None:
                     for tag, shown, place in points:
                         if shown is not None:
                             board.add_scalar(tag, shown, place)
+
+
+@contextmanager
+def _board(folder: Path) -> Iterator[SummaryWriter]:
+    """A writer for a folder of any name: TensorBoard's own takes none that is not UTF-8."""
+    with TemporaryDirectory() as temporary:
+        with closing(SummaryWriter(temporary)) as board:
+            yield board
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(temporary).iterdir():
+            shutil.move(file, folder / file.name)
 
 
 def remove_scores(run: Run) -> None:
