@@ -67,10 +67,11 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
         "per_lead": leads_of(evaluation),
     }
     text = json.dumps(record, indent=2) + "\n"
-    if not _holds(run.metrics, text):
-        run.report.unlink(missing_ok=True)  # it shows other results
-    remove_scores(run)
+    if not _holds(run.metrics, text):  # these show other results
+        run.report.unlink(missing_ok=True)
+        remove_scores(run)
     write_text(run.metrics, text)
+    remove_scores(run)
     write_scores(run, trained.step, evaluation)
     return record["tasks"]
 
