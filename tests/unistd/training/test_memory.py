@@ -23,7 +23,11 @@ BEYOND_THIS_MACHINE = {
     ),
     "a wide decoder": (["model.hidden=4096", "task_options.kth.patch=16"], "model.hidden 4096"),
     "a large batch": (["train.batch_size=65536"], "train.batch_size 65536"),
-    "a large frame": (["task_options.kth={height: 4096, width: 4096, patch: 4}"], "train.batch_size 2", "tokens in a step"),
+    "a large frame": (
+        ["task_options.kth={height: 4096, width: 4096, patch: 4}"],
+        "train.batch_size 2",
+        "tokens in a step",
+    ),
     "a long sequence": (
         ["task_options.kth={frames_in: 1024, height: 2048, width: 2048, patch: 256}"],
         "task_options.kth",
