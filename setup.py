@@ -83,6 +83,7 @@ setup(
             "pytest-timeout>=2",
             "pytest-xdist>=3",
             "ruff",
+            "torchmetrics>=1.4",
             "transformers>=4.48",
             "triton>=3.6",
         ],

@@ -61,7 +61,7 @@ def export(trained: TrainedRun, task: str, kind: str, output: Path) -> Exported:
 
         def save(path: Path) -> None:
             path.write_bytes(content)
-            difference, largest = compare(forecaster, read(path), spec.input_shape)
+            difference, largest = compare(forecaster, read(path), spec.input_shape, spec.missing)
             if not difference <= TOLERANCE * largest:
                 raise ValueError(
                     f"{output}: its forecasts of task {task!r} differ from the model's by {difference:.2g}, "
@@ -76,6 +76,7 @@ def export(trained: TrainedRun, task: str, kind: str, output: Path) -> Exported:
 def metadata(trained: TrainedRun, task: str) -> dict[str, str]:
     """What the file says of itself: its task, what goes in and comes out, and the physical values of its numbers."""
     spec = trained.model.tasks[task]
+    missing = ", NaN where nothing was measured" if spec.missing else ""
 
     def shape(*sizes: int) -> str:
         return f"({', '.join(map(str, ('batch', *sizes)))})"
@@ -83,7 +84,7 @@ def metadata(trained: TrainedRun, task: str) -> dict[str, str]:
     about = {
         "task": spec.name,
         "title": spec.title,
-        "input": f"frames {shape(*spec.input_shape)} float32, normalised to [0, 1]",
+        "input": f"frames {shape(*spec.input_shape)} float32, normalised to [0, 1]{missing}",
         "output": f"forecast {shape(*spec.target_shape)} float32, normalised likewise",
         "step": str(trained.step),
     }
@@ -112,8 +113,10 @@ class _Forecaster(nn.Module):
         return self.model(frames, task=self.task)
 
 
-def compare(model: nn.Module, exported: Forecast, shape: tuple[int, ...]) -> tuple[float, float]:
+def compare(model: nn.Module, exported: Forecast, shape: tuple[int, ...], missing: bool = False) -> tuple[float, float]:
     """The largest difference of outputs for random inputs (B, *shape), and the model's largest value.
+
+    missing: a tenth of the inputs is NaN.
 
     Raises ValueError where the outputs are not even of one shape.
     """
@@ -121,6 +124,8 @@ def compare(model: nn.Module, exported: Forecast, shape: tuple[int, ...]) -> tup
     generator = torch.Generator().manual_seed(0)
     for batch in _BATCHES:
         inputs = torch.rand(batch, *shape, generator=generator)
+        if missing:
+            inputs[torch.rand(inputs.shape, generator=generator) < 0.1] = torch.nan
         expected, got = model(inputs), exported(inputs)
         if got.shape != expected.shape:
             raise ValueError(f"the exported model gives {tuple(got.shape)}, expected {tuple(expected.shape)}")

@@ -63,7 +63,7 @@ def write_forecast(
 
     Raises:
         ValueError: frames that are not floats in [0, 1] (physical: not numbers of about the range that the spec's scale
-            and offset span), or a forecast that is not finite.
+            and offset span), NaN where the task may not miss values, or a forecast that is not finite.
         OSError: `output` or `gif` cannot be written; the message names it.
     """
     spec = model.tasks[task]
@@ -79,7 +79,7 @@ def write_forecast(
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, count, _SAMPLES):
-                inputs = _read(frames, start, min(start + _SAMPLES, count), single, spec if physical else None)
+                inputs = _read(frames, start, min(start + _SAMPLES, count), single, spec, physical)
                 forecast = roll_out(model, task, inputs, target[0]).numpy()
                 _check_forecast(forecast, frames, start)
                 values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
@@ -107,28 +107,27 @@ def roll_out(model: UniSTD, task: str, inputs: Tensor, count: int) -> Tensor:
     return frames[:, known : known + count]
 
 
-def _read(frames: NpyArray, start: int, stop: int, single: bool, physical: TaskSpec | None) -> Tensor:
-    """Samples [start:stop], (B, Tin, C, H, W) float32, normalised; `physical`: the file is in the unit of this spec."""
+def _read(frames: NpyArray, start: int, stop: int, single: bool, spec: TaskSpec, physical: bool) -> Tensor:
+    """Samples [start:stop], (B, Tin, C, H, W) float32, normalised; NaN where the task may hold missing values.
+
+    physical: the file is in the unit of the spec.
+    """
     part = frames.rows(0, frames.shape[0])[None] if single else frames.rows(start, stop)
-    if physical is not None:
-        return torch.from_numpy(_normalised(part, physical, frames.path))
-    if part.dtype.kind != "f" or not (np.isfinite(part).all() and part.min() >= 0 and part.max() <= 1):
-        where = "" if single else f" in samples {start} to {stop - 1}"
+    low, high = (spec.offset, spec.offset + spec.scale) if physical else (0, 1)
+    numbers = part.dtype.kind in ("iuf" if physical else "f")
+    values = (part.astype(np.float64) - low) / (high - low) if physical and numbers else part
+    margin = _FAR - 0.5 if physical else 0.0
+    if numbers:
+        right = (values >= -margin) & (values <= 1 + margin)  # NaN compares false
+        numbers = bool((right | np.isnan(values) if spec.missing else right).all())
+    if not numbers:
+        kind = f"numbers of about {low:g} to {high:g} {spec.unit}" if physical else "floats in [0, 1]"
+        where = "" if single or physical else f" in samples {start} to {stop - 1}"
         raise ValueError(
-            f"{frames.path}: expected floats in [0, 1], found {part.dtype} from {part.min()} to {part.max()}{where}"
+            f"{frames.path}: expected {kind}{' or NaN' if spec.missing else ''}, found {part.dtype} from {part.min()} "
+            f"to {part.max()}{where}"
         )
-    return torch.from_numpy(part.astype(np.float32))
-
-
-def _normalised(part: np.ndarray, spec: TaskSpec, path: Path) -> np.ndarray:
-    normalised = (part.astype(np.float64) - spec.offset) / spec.scale if part.dtype.kind in "iuf" else np.array(np.nan)
-    if not (np.abs(normalised - 0.5) <= _FAR).all():  # NaN compares false
-        low, high = spec.offset, spec.offset + spec.scale
-        raise ValueError(
-            f"{path}: expected numbers of about {low:g} to {high:g} {spec.unit}, found {part.dtype} from {part.min()} "
-            f"to {part.max()}"
-        )
-    return normalised.astype(np.float32)
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _check_forecast(forecast: np.ndarray, frames: NpyArray, start: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from unistd.masks import fill_missing
 from unistd.metrics import repeat_last
 from unistd.model import UniSTD
 from unistd.report.pictures import error_picture, first_channel_limits, frame_picture, strip
@@ -39,11 +40,14 @@ def example(model: UniSTD, spec: TaskSpec, dataset: Dataset) -> Example:
     samples = [dataset[index] for index in range(min(CANDIDATES, len(dataset)))]
     inputs, targets = map(torch.stack, zip(*samples, strict=True))
     forecasts = model(inputs, task=spec.name)
-    errors = (forecasts - targets).square().mean((1, 2, 3, 4))
-    chosen = int(errors.argsort()[len(errors) // 2])
+    errors = (
+        (forecasts - targets).square().nanmean((1, 2, 3, 4))
+    )  # NaN, which is sorted last, where nothing is measured
+    chosen = int(errors.argsort()[int(errors.isfinite().sum()) // 2])
     past, truth, forecast = (frames[chosen].numpy() for frames in (inputs, targets, forecasts))
-    last = repeat_last(inputs, spec.frames_out)[chosen].numpy()
-    largest = float(np.abs(last - truth).mean(1).max()) or 1.0
+    known = fill_missing(inputs) if spec.missing else inputs
+    last = repeat_last(known, spec.frames_out)[chosen].numpy()
+    largest = float(np.nan_to_num(np.abs(last - truth)).mean(1).max()) or 1.0
     limits = first_channel_limits(np.concatenate((past, truth)))
     inputs_at = _spread(spec.frames_in, SHOWN_IN)
     outputs_at = _spread(spec.frames_out, SHOWN_OUT)

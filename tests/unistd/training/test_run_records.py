@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from support.run_folder import contents, refusal_of, words
 from support.tiny_run import tiny_config
 
@@ -53,6 +54,15 @@ def test_damaged_metrics_are_named(run, capsys, case):
         (("tasks", "kth", "repeat_last"), {}),
         (("tasks", "kth", "other"), {}),
         (("tasks", "bair"), {}),
+        (("tasks", "kth", "model", "mse_of_old"), 0.1),
+        (("tasks", "kth", "linear", "mae"), True),
+        (("per_lead", "kth", "model", "mse"), [0.1, "0.1"]),
+        (("per_lead", "kth", "model", "psnr"), 3.0),
+        (("per_lead", "kth", "model", "ssim"), [[0.1]]),
+        (("per_lead", "kth", "model", "mae"), [0.1] * 5000),
+        (("per_lead", "bair"), {}),
+        (("per_lead",), []),
+        (("training_mean", "kth"), {"samples": -1}),
         (("step",), 4),
         (("step",), "8"),
         (("extra",), 1),
@@ -73,9 +83,48 @@ def test_metrics_of_wrong_values_are_named(run, capsys, keys, value):
 
 def test_metrics_of_an_earlier_release(run):
     record = json.loads(run.metrics.read_text())
-    del record["step"]
+    for key in ("step", "per_lead", "training_mean"):
+        del record[key]
+    measures = ("mse", "mae", "psnr", "ssim")
+    record["tasks"] = {
+        task: {who: {name: result[who][name] for name in measures} for who in ("model", "repeat_last")}
+        for task, result in record["tasks"].items()
+    }
+    run.metrics.write_text(json.dumps(record))
+    run.report.unlink()
+    assert main(["report", str(run.folder)]) == 0
+    assert "Over the lead time" not in run.report.read_text()
+    command = ["train", "--config", str(run.config), f"run={run.folder}"]
+    assert main(command) == 0, "complete: shows what is there"
+
+
+def test_measures_on_request_after_the_training(run):
+    """They change no number of the training, so a run may be measured by others."""
+    config = yaml.safe_load(run.config.read_text())
+    config["run"] = str(run.folder)
+    config["task_options"]["taxibj"] |= {"metrics": ["ssim_openstl", "csi", "vrmse_well"], "thresholds": [100, 200.5]}
+    run.config.write_text(yaml.safe_dump(config))
+    assert main(["evaluate", str(run.folder)]) == 0
+    result = json.loads(run.metrics.read_text())["tasks"]["taxibj"]["model"]
+    assert {"mse", "ssim_openstl", "csi_100", "csi_pool4_200.5", "vrmse_well"} <= set(result)
+    assert "psnr" not in result
+    assert main(["report", str(run.folder)]) == 0
+
+
+def test_undefined_values_and_a_baseline_without_error(run, capsys):
+    record = json.loads(run.metrics.read_text())
+    for result in record["tasks"].values():
+        result["repeat_last"]["mse"] = 0.0
+        result["model"]["ssim"] = None
+    for leads in record["per_lead"].values():
+        leads["model"] = {name: [None for _ in values] for name, values in leads["model"].items()}
     run.metrics.write_text(json.dumps(record))
     assert main(["report", str(run.folder)]) == 0
+    capsys.readouterr()
+    assert main(["train", "--config", str(run.config), f"run={run.folder}"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("kth"))
+    assert row.split()[2:4] == ["0.00000", "-"]
+    assert row.split()[8] == "-"
 
 
 LINES = {
