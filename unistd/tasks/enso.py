@@ -11,6 +11,7 @@ import numpy as np
 
 from unistd.metrics import DEFAULT_METRICS
 from unistd.tasks.raster import finish, random_stream
+from unistd.tasks.readers.enso import EnsoReader
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import sample_periodic, smooth_noise
@@ -119,4 +120,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(((anomaly * sea - spec.offset) / spec.scale)[:, None])
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, EnsoReader())

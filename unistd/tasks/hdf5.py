@@ -12,7 +12,7 @@ import numpy as np
 from unistd.tasks.files import DataFileError, Stamp, check_expansion, open_file
 from unistd.tasks.guarded import GuardedProcess
 
-_LARGEST_ROW = 64 << 20  # bytes
+LARGEST_ROW = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def open_datasets(path: Path, *keys: str, by_rows: bool = False) -> list[Hdf5Arr
         row = math.prod(shape[1:]) * dtype.itemsize
         if not by_rows:
             check_expansion(path, f"{key!r}", shape[0] * row, found["stored"])
-        elif row > _LARGEST_ROW:
-            raise DataFileError(f"{path}: {key!r} has rows of {row} bytes, expected at most {_LARGEST_ROW}")
+        elif row > LARGEST_ROW:
+            raise DataFileError(f"{path}: {key!r} has rows of {row} bytes, expected at most {LARGEST_ROW}")
         arrays.append(Hdf5Array(path, key, shape, dtype, tuple(answer["stamp"])))
     return arrays
 
 
 def names_in(path: Path, *groups: str) -> dict[str, list[str]]:
-    """Names of what is in groups of a file, sorted; raises DataFileError where it is not an HDF5 file."""
+    """Names of what is in groups of a file ("": at its top), sorted; raises DataFileError if it is not an HDF5 file."""
     open_file(path).close()
     answer, _ = _process.ask(path, {"groups": list(groups)})
     return {group: sorted(answer["names"][group]) for group in groups}

@@ -32,6 +32,7 @@ _MEMORY = 768 << 20  # bytes beyond what the imports take; rows are asked for in
 _SECONDS, _BYTES_A_SECOND = 1.0, 20e6  # of processor time: for any request, and more for all that can be read
 _LONGEST_TEXT = 64
 _SMALLEST_HEADER = 16  # bytes that any header has, of a file or a data set
+_MOST_NAMES = 100_000
 _PIECE = 1 << 10
 _FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
@@ -140,10 +141,10 @@ def _datasets(file: h5py.File, keys: list[str], file_size: int, partial: bool) -
 
 
 def _names(file: h5py.File, group: str) -> list[str]:
-    """Names of what is in a group, at most a thousand; none where there is no such group."""
-    if _link(file, group) != "hard" or file.get(group, getclass=True) is not h5py.Group:
+    """Names of what is in a group ("": the file's top), not more than are expected; none if there is no such group."""
+    if group and (_link(file, group) != "hard" or file.get(group, getclass=True) is not h5py.Group):
         return []
-    return list(islice(file[group], 1000))
+    return list(islice(file[group or "/"], _MOST_NAMES))
 
 
 def _description(dataset: h5py.Dataset) -> dict:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from unistd.tasks.files import DataFileError
 from unistd.tasks.npy import open_npy
+from unistd.tasks.npz import open_npz
 from unistd.tasks.own.description import OwnTask
 from unistd.tasks.own.forms.arrays import array_records, axes_of
-from unistd.tasks.own.forms.npz import open_npz
 from unistd.tasks.own.records import Record
 
 
