@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from unistd.tasks.raster import finish, paint_capsule, pixel_grid, random_stream
+from unistd.tasks.readers import kth
+from unistd.tasks.readers.forms import Forms
+from unistd.tasks.readers.kth import ACTIONS
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import smooth_noise
@@ -27,7 +30,6 @@ SPEC = TaskSpec(
     unit="8-bit level",
 )
 
-ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")
 # Of the three that move on: body heights and strides a second, swing of thigh and arm, bend of the elbow (rad).
 _GAITS = {
     "walking": (0.8, 0.95, 0.5, 0.45, 0.25),
@@ -151,4 +153,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(result + np.float32(0.01) * noise)
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, Forms(kth.PICTURES, kth.VIDEOS))

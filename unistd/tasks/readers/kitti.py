@@ -24,9 +24,9 @@ import numpy as np
 from unistd.files import read_text
 from unistd.tasks.files import DataFileError, in_words, list_folder, open_file
 from unistd.tasks.hdf5 import Hdf5Array, open_datasets
-from unistd.tasks.readers.clips import Clip, ClipDataset, content_id, cut, every, file_id
+from unistd.tasks.readers.clips import Clip, ClipDataset, cut, every
 from unistd.tasks.readers.fit import cover
-from unistd.tasks.readers.images import read_images
+from unistd.tasks.readers.frames import picture_clip, unbroken
 from unistd.tasks.readers.splits import TreeReader, held_out, tenths
 from unistd.tasks.readers.tree import Tree, has
 from unistd.tasks.spec import TaskSpec
@@ -79,18 +79,7 @@ def _drive_clips(folder: Path) -> list[Clip]:
     found = {int(match[1]): home / name for name in list_folder(home) if (match := _FRAME.search(name))}
     if not found:
         raise DataFileError(f"{home}: no frames (but {in_words(list_folder(home)[:3])}), expected {_EXPECTED}")
-    numbers = np.array(sorted(found))
-    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
-    clips = []
-    for run in runs:
-        paths = [found[number] for number in run.tolist()]
-        clips.append(Clip(str(paths[0]), len(paths), partial(read_images, paths, 3), partial(_files_id, paths)))
-    return clips
-
-
-def _files_id(paths: list[Path]) -> np.ndarray:
-    chosen = [paths[0], paths[len(paths) // 2], paths[-1]]
-    return np.array([content_id(*(file_id(path).to_bytes(8, "little") for path in chosen))])
+    return [picture_clip(paths, 3) for paths in unbroken(found)]
 
 
 def _listed(path: Path, drives: dict[str, list[Path]]) -> list[str]:

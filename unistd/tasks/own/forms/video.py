@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from unistd.tasks.files import DataFileError, open_file
-from unistd.tasks.guarded import GuardedProcess
+from unistd.tasks.files import DataFileError
 from unistd.tasks.own.description import OwnTask
 from unistd.tasks.own.records import Record, check_frame, numbered
-
-_process = GuardedProcess(Path(__file__).parents[1] / "video_process.py", "video")
-
-
-@dataclass(frozen=True)
-class _Video:
-    """Frames of a video, at these presentation times (frames,) int64."""
-
-    path: Path
-    times: np.ndarray
-    channels: int
-    size: tuple[int, int]
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """rows (n,) -> (n, C, h, w) uint8."""
-        request = {"wanted": self.times[rows].tolist(), "size": self.size}
-        _, frames = _process.ask(self.path, request, (len(rows), 3, *self.size), np.dtype(np.uint8))
-        return frames[:, : self.channels]
+from unistd.tasks.video import Video, open_videos
 
 
 def records(paths: Sequence[Path], root: Path, task: OwnTask) -> list[Record]:
@@ -38,12 +20,13 @@ def records(paths: Sequence[Path], root: Path, task: OwnTask) -> list[Record]:
     if channels > 3:
         raise DataFileError(f"{paths[0]}: channels is {channels}, expected at most 3 of a video")
     found = []
-    for path in paths:
-        open_file(path).close()
-        about, _ = _process.ask(path, {})
-        size = (about["height"], about["width"])
-        check_frame(path, (3, *size), 1)
-        count = numbered(path, about["frames"])
-        _, times = _process.ask(path, {"times": True}, (about["frames"],), np.dtype(np.int64))
-        found.append(Record(path, str(path), count, False, _Video(path, times, channels, size), [path]))
+    for video in open_videos(paths):
+        check_frame(video.path, (3, *video.size), 1)
+        count = numbered(video.path, len(video.times))
+        found.append(Record(video.path, str(video.path), count, False, partial(_frames, video, channels)))
     return found
+
+
+def _frames(video: Video, channels: int, rows: np.ndarray) -> np.ndarray:
+    """rows (n,) -> (n, C, h, w) uint8."""
+    return video.frames(rows)[:, :channels]

@@ -1,4 +1,4 @@
-"""The process in which videos are decoded; run as a program by `forms.video`.
+"""The process in which videos are decoded; run as a program by `unistd.tasks.video`.
 
 As `hdf5_process`, whose loop it runs, it imports nothing of `unistd`. Requests:
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-_spec = importlib.util.spec_from_file_location("hdf5_process", Path(__file__).parents[1] / "hdf5_process.py")
+_spec = importlib.util.spec_from_file_location("hdf5_process", Path(__file__).with_name("hdf5_process.py"))
 _loop = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_loop)
 Refusal = _loop.Refusal
