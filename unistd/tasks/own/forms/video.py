@@ -23,7 +23,8 @@ def records(paths: Sequence[Path], root: Path, task: OwnTask) -> list[Record]:
     for video in open_videos(paths):
         check_frame(video.path, (3, *video.size), 1)
         count = numbered(video.path, len(video.times))
-        found.append(Record(video.path, str(video.path), count, False, partial(_frames, video, channels)))
+        read = partial(_frames, video, channels)
+        found.append(Record(video.path, str(video.path), count, False, read, [video.path]))
     return found
 
 
