@@ -94,7 +94,7 @@ def test_metrics_of_an_earlier_release(run):
     run.report.unlink()
     assert main(["report", str(run.folder)]) == 0
     assert "Over the lead time" not in run.report.read_text()
-    command = ["train", "--config", str(run.config), f"run={run.folder}"]
+    command = ["train", "--config", str(run.config), f"run={run.folder}", "--resume"]
     assert main(command) == 0, "complete: shows what is there"
 
 
@@ -121,7 +121,7 @@ def test_undefined_values_and_a_baseline_without_error(run, capsys):
     run.metrics.write_text(json.dumps(record))
     assert main(["report", str(run.folder)]) == 0
     capsys.readouterr()
-    assert main(["train", "--config", str(run.config), f"run={run.folder}"]) == 0
+    assert main(["train", "--config", str(run.config), f"run={run.folder}", "--resume"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("kth"))
     assert row.split()[2:4] == ["0.00000", "-"]
     assert row.split()[8] == "-"
