@@ -398,7 +398,7 @@ GROUPS = (constructor, from_module, attention, of_layer, of_model, of_mixtures, 
 CASES = [case for group in GROUPS for case in group()]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=[re.sub(r" at 0x[0-9a-f]+", "", case.name) for case in CASES])
 def test_refused_by_name_with_nothing_changed(case):
     model = build()
     case.prepare(model)
