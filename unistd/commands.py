@@ -24,13 +24,15 @@ from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
+from unistd.training.device import open_device_or_cpu
+from unistd.training.errors import TrainingError
 from unistd.training.loading import WorkerError
 from unistd.training.own import task_named
 from unistd.training.records import read_results
 from unistd.training.results import evaluate_run, results_table
 from unistd.training.run import Run, find_run, read_run
 from unistd.training.settings import CONFIGS, dump_config, load_config
-from unistd.training.trainer import Trainer, TrainingError
+from unistd.training.trainer import Trainer
 
 # what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, MemoryError, CheckpointError, TrainingError, WorkerError)
@@ -145,7 +147,8 @@ def _say(console: Console, text: str | Text) -> None:
 def predict(options: argparse.Namespace, console: Console) -> None:
     """Forecasts the frames that follow those of a file."""
     trained = read_run(options.run)
-    model, physical = trained.model, options.units == "physical"
+    device = open_device_or_cpu(trained.config.train, lambda line: _say(console, line)).device
+    model, physical = trained.model.to(device), options.units == "physical"
     _check_task(options.task, model)
     if physical and options.task not in trained.units:
         raise CheckpointError(f"{trained.run.checkpoint}: of an earlier release, it does not say what the values mean")

@@ -66,7 +66,7 @@ def write_forecast(
             and offset span), NaN where the task may not miss values, or a forecast that is not finite.
         OSError: `output` or `gif` cannot be written; the message names it.
     """
-    spec = model.tasks[task]
+    spec, device = model.tasks[task], next(model.parameters()).device
     single = len(frames.shape) == 4
     count = 1 if single else frames.shape[0]
     target = (count_out or spec.frames_out, *spec.target_shape[1:])
@@ -80,7 +80,7 @@ def write_forecast(
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, count, _SAMPLES):
                 inputs = _read(frames, start, min(start + _SAMPLES, count), single, spec, physical)
-                forecast = roll_out(model, task, inputs, target[0]).numpy()
+                forecast = roll_out(model, task, inputs.to(device), target[0]).cpu().numpy()
                 _check_forecast(forecast, frames, start)
                 values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
                 file.write(np.ascontiguousarray(values, "<f4").data)

@@ -16,9 +16,10 @@ from unistd.export import FORMATS, _Forecaster, compare
 from unistd.masks import fill_missing, masked_mse
 from unistd.report.pictures import MISSING, error_picture, first_channel_limits, frame_picture
 from unistd.tasks import TASKS
+from unistd.training.errors import TrainingError
 from unistd.training.run import Run, open_run
 from unistd.training.settings import dump_config
-from unistd.training.trainer import Trainer, TrainingError
+from unistd.training.trainer import Trainer
 
 NAN = math.nan
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_fabric import Fabric
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -17,6 +16,7 @@ from unistd.files import read_text, write_text
 from unistd.metrics import MEASURES, Baseline
 from unistd.tasks import TaskSpec
 from unistd.training.board import remove_scores, write_scores
+from unistd.training.device import open_device_or_cpu
 from unistd.training.evaluate import (
     BASELINES,
     MEAN_SAMPLES,
@@ -39,7 +39,7 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
     """
     trained = read_run(folder)
     run, config, model = trained.run, trained.config, trained.model
-    fabric = Fabric(accelerator=config.train.accelerator, devices=1, precision=config.train.precision)
+    fabric = open_device_or_cpu(config.train, lambda line: console.print(line, soft_wrap=True, highlight=False))
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
     training = held_out(config, "train")

@@ -9,8 +9,6 @@ from contextlib import closing
 from typing import Any, NoReturn
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.text import Text
 from torch import Tensor
@@ -22,8 +20,10 @@ from unistd.messages import printable
 from unistd.output import OutputLost
 from unistd.training.baseline import repeat_last_errors
 from unistd.training.checkpoint import load_checkpoint, save_checkpoint
-from unistd.training.config import Config, TrainConfig
+from unistd.training.config import Config
 from unistd.training.data import Batch, steps_per_epoch, task_specs, train_loader
+from unistd.training.device import open_device
+from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
 from unistd.training.log import RunLog, records_until
 from unistd.training.optim import build_optimizer, build_schedule
@@ -39,10 +39,6 @@ from unistd.training.state import (
     set_random_state,
 )
 from unistd.training.stop import Stopped, StopRequest, StopRequested
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on. One line; the last checkpoint is untouched."""
 
 
 class Trainer:
@@ -290,13 +286,3 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
     for batch in batches:
         yield batch, time.perf_counter() - begin
         begin = time.perf_counter()
-
-
-def open_device(config: TrainConfig) -> Fabric:
-    """The device that the config asks for; raises TrainingError where this machine has none."""
-    try:
-        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())
-        asked = f"train.accelerator {config.accelerator!r} with train.precision {config.precision!r}"
-        raise TrainingError(f"{asked}: not to be had here ({reason})") from None

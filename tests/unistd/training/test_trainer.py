@@ -15,11 +15,12 @@ from unistd.model import block
 from unistd.training import trainer as training
 from unistd.training.checkpoint import load_checkpoint
 from unistd.training.data import split_datasets
+from unistd.training.errors import TrainingError
 from unistd.training.evaluate import held_out, tasks_beaten
 from unistd.training.log import read_log
 from unistd.training.progress import sparkline
 from unistd.training.run import Run
-from unistd.training.trainer import Trainer, TrainingError
+from unistd.training.trainer import Trainer
 
 
 def trainer(folder, changes=None, console=None):
