@@ -11,8 +11,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 demo: setup
 	$(BIN)/unistd train --config demo --resume
 
+# A process a core, with one thread each.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Runs that are killed and go on, compared file by file with one that was not; minutes.
 test-faults: setup

@@ -40,8 +40,8 @@ def test_a_val_list_that_is_there_is_taken(tmp_path):
 def test_frames_of_other_sizes_cover_the_spec(tmp_path):
     write_human36m(tmp_path, clips={"train": 0, "test": 0})
     for number, split in enumerate(("train", "val", "test")):
-        for frame in range(36):
-            save(tmp_path / f"human/images/S{number}_A_1.5_{frame:06d}.jpg", moving(36, 1002, 1000, 3, number)[frame])
+        for frame, pixels in enumerate(moving(36, 1002, 1000, 3, number)):
+            save(tmp_path / f"human/images/S{number}_A_1.5_{frame:06d}.jpg", pixels)
         (tmp_path / f"human/{split}.txt").write_text(f"images/S{number}_A_1.5_,0,35\r\n\r\n")
     assert read_all(SPEC.replace(height=16, width=16, patch=8), tmp_path)["test"].shape == (1, 8, 3, 16, 16)
 
