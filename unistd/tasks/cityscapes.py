@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unistd.tasks.raster import finish, paint_box, pixel_grid, random_stream
+from unistd.tasks.readers import cityscapes
+from unistd.tasks.readers.forms import Forms
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 
@@ -183,4 +185,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(result)
 
 
-TASK = Task(SPEC, generate)
+TASK = Task(SPEC, generate, Forms(cityscapes.SHARDS, cityscapes.PICTURES))

@@ -75,6 +75,12 @@ def names_in(path: Path, *groups: str) -> dict[str, list[str]]:
     return {group: sorted(answer["names"][group]) for group in groups}
 
 
+def numbers_in(path: Path, group: str) -> dict[str, int]:
+    """The data sets of a group, each of which is a single whole number, by name; raises DataFileError otherwise."""
+    open_file(path).close()
+    return _process.ask(path, {"numbers": group})[0]["numbers"]
+
+
 def whole(arrays: Sequence[Hdf5Array]) -> np.ndarray:
     """Arrays of one file, all of one shape and dtype, at once: (len(arrays), n, ...); raises as `Hdf5Array.rows`."""
     first = arrays[0]

@@ -5,6 +5,7 @@ this process alone. A request is a line of JSON on standard input, an answer one
 array's bytes after it:
 
     {"path", "groups"}                           -> {"names": {group: [name]}}
+    {"path", "numbers": group}                   -> {"numbers": {name: number}}
     {"path", "keys"[, "partial"]}                -> {"datasets": [{"shape", "dtype", "stored"}], "stamp"}
     {"path", "keys": [key], "rows", "stamp"}     -> {}, bytes
     {"path", "keys": [key], "identify", "stamp"} -> {"ids"}
@@ -82,6 +83,8 @@ def _answer(request: dict) -> tuple[dict, np.ndarray | None]:
     with h5py.File(path, "r") as file:  # closed in between: others may write to it
         if "groups" in request:
             return {"names": {group: _names(file, group) for group in request["groups"]}}, None
+        if "numbers" in request:
+            return {"numbers": _numbers(file, request["numbers"], stamp[0])}, None
         # of rows that are asked for one by one, those matter alone
         partial = request.keys() & {"partial", "rows", "identify"}
         datasets = _datasets(file, request["keys"], stamp[0], bool(partial))
@@ -121,8 +124,22 @@ def _row_id(dataset: h5py.Dataset, row: int, file: BinaryIO) -> int:
     return 0 if zeros else int.from_bytes(digest.digest(), "little") >> 1
 
 
-def _datasets(file: h5py.File, keys: list[str], file_size: int, partial: bool) -> list[h5py.Dataset]:
-    """The data sets of those names, checked; `partial`: chunks may never have been written."""
+def _numbers(file: h5py.File, group: str, file_size: int) -> dict[str, int]:
+    """The whole numbers of a group by name."""
+    keys = [f"{group}/{name}" for name in _names(file, group)]
+    numbers = {}
+    for key, dataset in zip(keys, _datasets(file, keys, file_size, False, single=True), strict=True):
+        if dataset.dtype.kind not in "iu":
+            raise Refusal(f"{key!r} is of type {str(dataset.dtype)[:60]}, expected a whole number")
+        numbers[key[len(group) + 1 :]] = int(dataset[()])
+    return numbers
+
+
+def _datasets(
+    file: h5py.File, keys: list[str], file_size: int, partial: bool, single: bool = False
+) -> list[h5py.Dataset]:
+    """The data sets of those names, checked; `partial`: chunks may never have been written; `single`: one number each,
+    else arrays."""
     links = {key: _link(file, key) for key in keys}
     for key, link in links.items():
         if link not in ("hard", "nothing"):
@@ -134,6 +151,9 @@ def _datasets(file: h5py.File, keys: list[str], file_size: int, partial: bool) -
     extents = [(base, _SMALLEST_HEADER, "the file's header")]
     datasets = [file[key] for key in keys]
     for key, dataset in zip(keys, datasets, strict=True):
+        if (dataset.shape != ()) if single else not dataset.shape:
+            expected = "a single number" if single else "an array"
+            raise Refusal(f"{key!r} has no rows (shape {dataset.shape}), expected {expected}")
         extents.append((base + h5py.h5o.get_info(dataset.id).addr, _SMALLEST_HEADER, f"the header of {key}"))
         extents += _check(key, dataset, file_size, partial)
     _check_apart(extents, file_size)
@@ -141,10 +161,13 @@ def _datasets(file: h5py.File, keys: list[str], file_size: int, partial: bool) -
 
 
 def _names(file: h5py.File, group: str) -> list[str]:
-    """Names of what is in a group ("": the file's top), not more than are expected; none if there is no such group."""
+    """Names of what is in a group ("": the file's top); none if there is no such group."""
     if group and (_link(file, group) != "hard" or file.get(group, getclass=True) is not h5py.Group):
         return []
-    return list(islice(file[group or "/"], _MOST_NAMES))
+    names = list(islice(file[group or "/"], _MOST_NAMES + 1))
+    if len(names) > _MOST_NAMES:
+        raise Refusal(f"{group or 'the top'} has more than {_MOST_NAMES} entries, expected fewer")
+    return names
 
 
 def _description(dataset: h5py.Dataset) -> dict:
@@ -202,8 +225,6 @@ def _plain_dtype(dataset: h5py.Dataset) -> np.dtype:
 
 def _check(key: str, dataset: h5py.Dataset, file_size: int, partial: bool) -> list[tuple[int, int, str]]:
     """Refuses a data set that is not plain numbers or texts which the file holds itself; the extents of its bytes."""
-    if dataset.shape is None or dataset.ndim == 0:
-        raise Refusal(f"{key!r} has no rows (shape {dataset.shape}), expected an array")
     properties, kind = dataset.id.get_create_plist(), dataset.id.get_type()
     if dataset.is_virtual:
         raise Refusal(f"{key!r} is a virtual data set, made of other files; expected one in the file itself")

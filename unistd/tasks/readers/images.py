@@ -15,6 +15,7 @@ from PIL import Image
 from unistd.tasks.files import DataFileError, in_words, open_file
 
 FORMATS = ("PNG", "JPEG", "PPM", "TIFF")
+MOST_TOGETHER = 1 << 28  # bytes of the frames of a sample, as they are stored
 _MOST_PIXELS = 40_000_000  # four times those of any sensor that the tasks know
 _MOST_BYTES = 1 << 28
 _AS_RGB = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
@@ -68,16 +69,25 @@ def read_images(paths: Sequence[Path], channels: int, rows: np.ndarray) -> np.nd
 
     Raises DataFileError, also where one has fewer channels, or another size or type than the first.
     """
-    pictures = [read_image(paths[row]) for row in rows]
-    for row, picture in zip(rows, pictures, strict=True):
+    result = None
+    for number, row in enumerate(rows):
+        picture = read_image(paths[row])
         if len(picture) < channels:
             raise DataFileError(f"{paths[row]}: {len(picture)} channels, expected {channels}")
-        if picture.shape[1:] != pictures[0].shape[1:] or picture.dtype != pictures[0].dtype:
+        if result is None:
+            size = channels * picture[0].nbytes
+            if len(rows) * size > MOST_TOGETHER:
+                raise DataFileError(
+                    f"{paths[row]}: {len(rows)} frames of {size} bytes, expected at most {MOST_TOGETHER} together"
+                )
+            result = np.empty((len(rows), channels, *picture.shape[1:]), picture.dtype)
+        if picture.shape[1:] != result.shape[2:] or picture.dtype != result.dtype:
             raise DataFileError(
-                f"{paths[row]}: {picture.dtype} {in_words(picture.shape[1:])}, expected {pictures[0].dtype} "
-                f"{in_words(pictures[0].shape[1:])} as in {paths[rows[0]].name}"
+                f"{paths[row]}: {picture.dtype} {in_words(picture.shape[1:])}, expected {result.dtype} "
+                f"{in_words(result.shape[2:])} as in {paths[rows[0]].name}"
             )
-    return np.stack([picture[:channels] for picture in pictures])
+        result[number] = picture[:channels]
+    return result
 
 
 def _content(path: Path) -> bytes:
