@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +21,10 @@ import numpy as np
 from unistd.tasks.files import DataFileError, FileNames, in_words
 from unistd.tasks.hdf5 import Hdf5Array, open_datasets
 from unistd.tasks.readers.clips import Clip, ClipDataset, cut, every
+from unistd.tasks.readers.counts import LARGEST, no_counts
 from unistd.tasks.readers.fit import as_stored
+from unistd.tasks.readers.index import Arrays, indexed
+from unistd.tasks.readers.taxibj import EXPECTED
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import SPLITS
 
@@ -30,21 +34,27 @@ _FILES = FileNames(
     folders=("taxibj",),
     known=_NAME,
     alike=re.compile(r"_M[0-9]+x[0-9]+_|^BJ[0-9]{2}|^taxi_?bj.*\.(h5|hdf5|np[yz])$", re.IGNORECASE),
-    expected="names like BJ16_M32x32_T30_InOut.h5",
+    expected=EXPECTED,
 )
 _HELD_OUT_DAYS = 28
 _LONGEST_STAMP = 64  # bytes; 10 are used
 _BLOCK = 32 << 20  # bytes that are read and checked at once
-_SMALLEST_COUNT = 1e-30  # but 0; less is what other bytes look like when they are taken for a number
-_LARGEST_COUNT = 1 << 24  # float32 holds each whole number up to it; more in one cell and interval is no count
+_LARGEST_KEPT = 256 << 20  # bytes of all counts as float32; more are read as they are needed
 
 
 @dataclass(frozen=True)
 class FlowRecord:
-    """One file: counts (n, 2, H, W) float32 and slots (n,) int64, the number of the interval since year 1."""
+    """One file.
+
+    Args:
+        counts: (n, 2, H, W), in memory as float32, or in the file.
+        largest: the largest count of each row, (n,).
+        slots: (n,) int64, the number of the interval since year 1.
+    """
 
     path: Path
-    counts: np.ndarray
+    counts: np.ndarray | Hdf5Array
+    largest: np.ndarray
     slots: np.ndarray
     slots_a_day: int
 
@@ -62,16 +72,17 @@ class FlowRecord:
         return Clip(
             f"{self.path} (rows {first} to {last - 1})",
             last - first,
-            partial(_rows, self.counts[first:last]),
-            partial(_rows, self.slots[first:last]),
+            partial(_rows, self.counts, first),
+            partial(_part, self.slots, first, last),
         )
 
 
-def read_flow_record(path: Path, grid: tuple[int, int] | None = None) -> FlowRecord:
+def read_flow_record(path: Path, grid: tuple[int, int] | None = None, room: int = _LARGEST_KEPT) -> FlowRecord:
     """Read and check one DeepST file: first what it declares, then the dates, then the counts, block by block.
 
     Args:
         grid: the H and W that are expected; None: any.
+        room: bytes of memory for the counts; where they take more, they stay in the file.
 
     Raises:
         DataFileError: not a DeepST file name, truncated, without `data` or `date`, of another shape or length, with a
@@ -96,24 +107,33 @@ def read_flow_record(path: Path, grid: tuple[int, int] | None = None) -> FlowRec
     if stamps.dtype.kind == "f" or stamps.dtype.itemsize > _LONGEST_STAMP:
         raise DataFileError(f"{path}: 'date' is of type {stamps.dtype}, expected texts of 10 characters")
     slots = _slots(path, stamps.rows(0, stamps.shape[0]), 1440 // minutes)
-    return FlowRecord(path, _counts(counts), slots, 1440 // minutes)
+    if math.prod(counts.shape) * np.dtype(np.float32).itemsize <= room:
+        values = np.empty(counts.shape, np.float32)
+        for start, block in _blocks(counts):
+            values[start : start + len(block)] = block
+        held, largest = values, values.max(axis=(1, 2, 3))
+    else:
+        made = indexed("deepst-1", [(path, counts.stamp)], partial(_largest, counts))
+        held, largest = counts, made["largest"]
+    return FlowRecord(path, held, largest, slots, 1440 // minutes)
 
 
-def _counts(stored: Hdf5Array) -> np.ndarray:
-    counts = np.empty(stored.shape, np.float32)
+def _blocks(stored: Hdf5Array) -> Iterator[tuple[int, np.ndarray]]:
+    """All counts, some rows at a time, checked, as float32: first row, and the rows."""
     rows = max(1, _BLOCK // (math.prod(stored.shape[1:]) * stored.dtype.itemsize))
-    for start in range(0, len(counts), rows):
-        block = stored.rows(start, min(start + rows, len(counts)))
-        exact = block.astype(np.float64, copy=False)  # in half precision the largest count is infinity
-        bad = ~((exact == 0) | (exact >= _SMALLEST_COUNT) & (exact <= _LARGEST_COUNT))  # NaN compares false
+    for start in range(0, stored.shape[0], rows):
+        block = stored.rows(start, min(start + rows, stored.shape[0]))
+        bad = no_counts(block)
         if bad.any():
             row = start + int(bad.any(axis=(1, 2, 3)).argmax())
             raise DataFileError(
-                f"{stored.path}: 'data' holds {block[bad][0]} in row {row}, "
-                f"expected counts >= 0 and <= {_LARGEST_COUNT}"
+                f"{stored.path}: 'data' holds {block[bad][0]} in row {row}, expected counts >= 0 and <= {LARGEST}"
             )
-        counts[start : start + rows] = block
-    return counts
+        yield start, block.astype(np.float32)
+
+
+def _largest(stored: Hdf5Array) -> Arrays:
+    return {"largest": np.concatenate([np.empty(0), *(block.max(axis=(1, 2, 3)) for _, block in _blocks(stored))])}
 
 
 def _name_parts(path: Path) -> re.Match[str]:
@@ -158,7 +178,7 @@ class DeepSTReader:
         folder = self.find(root)
         records = _records(folder, (spec.height, spec.width))
         parts = _parts(records)
-        largest = max((float(record.counts[rows].max(initial=0)) for record, rows in parts["train"]), default=0.0)
+        largest = max((float(record.largest[rows].max(initial=0)) for record, rows in parts["train"]), default=0.0)
         spec = spec.replace(scale=max(spec.scale, largest))
         data = {name: _dataset(spec, parts[name], folder) for name in SPLITS}
         if not len(data[split]):
@@ -172,7 +192,10 @@ class DeepSTReader:
 
 
 def _records(folder: Path, grid: tuple[int, int]) -> list[FlowRecord]:
-    records = [read_flow_record(path, grid) for path in _FILES.files_in(folder)]
+    records, room = [], _LARGEST_KEPT
+    for path in _FILES.files_in(folder):
+        records.append(read_flow_record(path, grid, room))
+        room -= getattr(records[-1].counts, "nbytes", 0)
     for record in records:
         if record.slots_a_day != records[0].slots_a_day:
             raise DataFileError(
@@ -208,5 +231,12 @@ def _dataset(spec: TaskSpec, part: list[tuple[FlowRecord, slice]], folder: Path)
     return ClipDataset(spec, clips, windows, str(folder), as_stored, notes)
 
 
-def _rows(array: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    return array if rows is None else array[rows]
+def _rows(counts: np.ndarray | Hdf5Array, begin: int, rows: np.ndarray) -> np.ndarray:
+    if isinstance(counts, np.ndarray):
+        return counts[begin + rows]
+    first, last = int(rows[0]), int(rows[-1])
+    return counts.rows(begin + first, begin + last + 1)[rows - first].astype(np.float32, copy=False)
+
+
+def _part(slots: np.ndarray, first: int, last: int) -> np.ndarray:
+    return slots[first:last]

@@ -18,6 +18,7 @@ import numpy as np
 
 from unistd.tasks.files import DataFileError, Stamp, in_words, open_file, stamp_of
 
+_MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 10_000  # characters, as numpy's own limit: longer ones take the parser's memory
 _LARGEST_FORTRAN = 256 << 20  # bytes; such an array is read whole
 
@@ -87,8 +88,10 @@ def open_npy(path: Path) -> NpyArray:
 def read_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, whether it is in Fortran order, dtype and length of the header that a file is at; raises DataFileError."""
     start = _read(path, file, 12)
-    if start[:6] != b"\x93NUMPY":
-        what = "an archive (.npz)" if start[:4] == b"PK\x03\x04" else f"it starts with {start[:6]!r}"
+    if start[:6] != _MAGIC:
+        what = (
+            "an archive (.npz)" if start[:4] == b"PK\x03\x04" else f"it starts with {start[:6]!r}, expected {_MAGIC!r}"
+        )
         raise DataFileError(f"{path}: not a .npy file of numbers ({what})")
     before = 10 if start[6:7] == b"\x01" else 12  # bytes ahead of the header: its length has two, later four
     length = int.from_bytes(start[8:before], "little")

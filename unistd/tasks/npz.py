@@ -73,7 +73,7 @@ def open_npz(path: Path, variable: str | None) -> NpyArray | MemoryArray:
             raise
         except Exception as error:  # of the archive's reader: nearly any kind
             reason = in_words(" ".join(str(error).split()) or type(error).__name__)
-            raise DataFileError(f"{path}: not a readable .npz archive ({reason})") from None
+            raise DataFileError(f"{path}: not a readable .npz archive ({reason}), expected numpy.savez's") from None
 
 
 def _member(path: Path, archive: zipfile.ZipFile, variable: str | None) -> zipfile.ZipInfo:

@@ -1,6 +1,7 @@
 """TaxiBJ: in- and outflow of taxis over a city grid, every half hour.
 
-Protocol: PredBench, 4 -> 4 frames of 2x32x32. Data: DeepST (Zhang et al., AAAI 2017), read by `unistd.tasks.deepst`.
+Protocol: PredBench, 4 -> 4 frames of 2x32x32. Data: DeepST (Zhang et al., AAAI 2017), read by `unistd.tasks.deepst`,
+and windows of them, read by `unistd.tasks.readers.taxibj`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 
 from unistd.tasks.deepst import DeepSTReader
 from unistd.tasks.raster import finish, pixel_grid, random_stream
+from unistd.tasks.readers import taxibj
+from unistd.tasks.readers.forms import Forms
 from unistd.tasks.spec import TaskSpec
 from unistd.tasks.task import Task
 from unistd.tasks.texture import smooth_noise
@@ -131,4 +134,4 @@ def generate(spec: TaskSpec, seed: int, index: int) -> np.ndarray:
     return finish(counts / spec.scale)
 
 
-TASK = Task(SPEC, generate, DeepSTReader())
+TASK = Task(SPEC, generate, Forms(DeepSTReader(), taxibj.ARRAYS, taxibj.ARCHIVE))

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from support.deepst import COUNTS, DATES
+from support.forms.deepst import COUNTS, DATES
 from support.refusal import assert_refused, run_command
 
 from unistd.cli import main

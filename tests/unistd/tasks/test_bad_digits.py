@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 from support.bad_files import KINDS_OF_DAMAGE, damaged, refusal, right_or_refused
-from support.deepst import read
+from support.forms.deepst import read
 from support.refusal import assert_refused, attempt
 
 from unistd.tasks import get_task

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 from support.bad_files import refusal
-from support.deepst import FLOW, H5, read, write_h5
+from support.forms.deepst import FLOW, H5, read, write_h5
 from support.refusal import assert_refused, attempt, run_command
 from support.special import NO_FILES, special
 
@@ -67,8 +67,8 @@ MEANT = {
     "upper case": (FLOW, "taxibj/BJ15_M4x4_T30_INOUT.H5"),
     "without its interval": (FLOW, "taxibj/BJ15.h5"),
     "without its grid": (FLOW, "BJ15_InOut.h5"),
-    "OpenSTL's archive": (FLOW, "taxibj/dataset.npz"),
-    "arrays": (FLOW, "TaxiBJ/train.npy"),
+    "an archive of another name": (FLOW, "taxibj/taxibj.npz"),
+    "an array of another name": (FLOW, "TaxiBJ/training.npy"),
     "a level deeper": (FLOW, f"taxibj/raw/{H5}"),
     "in another folder": (FLOW, f"downloads/{H5}"),
     "half downloaded": (FLOW, f"taxibj/{H5}.part"),

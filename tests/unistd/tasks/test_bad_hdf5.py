@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from support.bad_files import KINDS_OF_DAMAGE, damaged, refusal, right_or_refused
-from support.deepst import COUNTS, DATES, FLOW, H5, ROWS, read, write_h5
+from support.forms.deepst import COUNTS, DATES, FLOW, H5, ROWS, read, write_h5
 from support.refusal import assert_refused, attempt
 
 from unistd.tasks import hdf5

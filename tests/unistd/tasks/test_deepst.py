@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import pickle
 import shutil
 from functools import partial
 from pathlib import Path
@@ -182,6 +183,24 @@ def test_a_truncated_file_is_named(tmp_path, keep):
         build_dataset(SPEC, "test", root=tmp_path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0, 40 * 16 * 4], ids=["none", "one of two"])
+def test_counts_that_are_too_many_for_the_memory_are_read_as_they_are_needed(tmp_path, monkeypatch, kept):
+    for year, first in (("15", 0), ("16", 40)):
+        stamps = [stamp.replace("2015", f"20{year}") for stamp in half_hours(1, 40)]
+        rows = np.arange(first, first + 40, dtype=np.int16)[:, None, None, None]
+        write(tmp_path / f"BJ{year}_M4x2_T30_InOut.h5", stamps, np.broadcast_to(rows * 20, (40, 2, 4, 2)))
+    right = [build_dataset(SPEC, split, root=tmp_path) for split in SPLITS]
+    monkeypatch.setattr("unistd.tasks.deepst._LARGEST_KEPT", kept)
+    monkeypatch.setenv("UNISTD_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):  # the second time from the index
+        for expected, split in zip(right, SPLITS, strict=True):
+            data = pickle.loads(pickle.dumps(build_dataset(SPEC, split, root=tmp_path)))
+            assert (len(data), data.spec) == (len(expected), expected.spec)
+            for index in range(len(data)):
+                np.testing.assert_array_equal(np.concatenate(data[index]), np.concatenate(expected[index]))
+    assert len(list((tmp_path / "cache").iterdir())) == 2 - bool(kept)
 
 
 def test_a_split_without_a_window_is_an_error(tmp_path):

@@ -5,7 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from support.deepst import COUNTS, DATES
+from support.forms.deepst import COUNTS, DATES
 from support.tiny_run import tiny_config
 
 from unistd.cli import main
