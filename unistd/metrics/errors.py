@@ -40,6 +40,12 @@ class PixelErrors:
         self.square.add(per_lead(difference.square()), counts)
         self.absolute.add(per_lead(difference.abs()), counts)
 
+    def merge(self, other: PixelErrors) -> None:
+        """Adds another's frames."""
+        self.pixels = self.pixels or other.pixels
+        self.square.merge(other.square)
+        self.absolute.merge(other.absolute)
+
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """Of each of `mse`, `mae`, `rmse`: the mean, the sum per frame, the mean in physical units."""
         values: dict[str, tuple[Value, list[Value]]] = {}
@@ -76,6 +82,16 @@ class VarianceScaled:
         self.first.add(per_lead(shifted), counts)
         self.second.add(per_lead(shifted.square()), counts)
 
+    def merge(self, other: VarianceScaled) -> None:
+        """Adds another's frames, as differences from the first target of these."""
+        if self.origin is None:
+            self.origin = other.origin
+        self.square.merge(other.square)
+        move = 0.0 if other.origin is None else other.origin - self.origin
+        first, second, counts = other.first.sums, other.second.sums, other.first.counts
+        self.first.add(first + counts * move, counts)
+        self.second.add(second + 2 * move * first + counts * move**2, counts)
+
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """The one value."""
         whole = self._scaled(self.square.whole(), self.first.whole(), self.second.whole())
@@ -102,6 +118,10 @@ class VarianceScaledFrames:
         spread = torch.where(frames.measured, frames.target - centre, 0).square().sum((3, 4))
         scaled = (square / (ratio(spread, counts - 1) + _WELL_EPSILON)).sqrt()
         self.mean.add(per_lead(torch.where(counts > 1, scaled, 0)), per_lead(counts > 1))
+
+    def merge(self, other: VarianceScaledFrames) -> None:
+        """Adds another's frames."""
+        self.mean.merge(other.mean)
 
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """The one value."""

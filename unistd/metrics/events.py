@@ -50,6 +50,11 @@ class EventScores:
             if min(frames.target.shape[-2:]) >= pool and (pool == 1 or "csi" in self.names):
                 self.tables[pool] = self.tables.get(pool, 0) + self._table(frames, pool)
 
+    def merge(self, other: EventScores) -> None:
+        """Adds another's frames."""
+        for pool, table in other.tables.items():
+            self.tables[pool] = self.tables.get(pool, 0) + table
+
     def _table(self, frames: Frames, pool: int) -> Tensor:
         """(T, K+1, K+1) counts, observed levels in rows, of K thresholds."""
         levels, leads = len(self.thresholds) + 1, frames.target.shape[1]

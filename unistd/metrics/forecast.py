@@ -88,6 +88,12 @@ class ForecastMetrics:
         for meter in self.meters:
             meter.update(frames)
 
+    def merge(self, other: ForecastMetrics) -> None:
+        """Adds the batches that another one, made with the same arguments, has seen."""
+        for meter, more in zip(self.meters, other.meters, strict=True):
+            meter.merge(more)
+        self.frames += other.frames
+
     def compute(self) -> Scores:
         """The measures so far; raises ValueError before the first batch."""
         if self.frames == 0:

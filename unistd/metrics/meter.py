@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ class Meter(Protocol):
 
     def update(self, frames: Frames) -> None:
         """Adds frames."""
+
+    def merge(self, other: Self) -> None:
+        """Adds the frames that another meter of the same measures has seen."""
 
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """Each value by its name: over all frames, and per lead time."""
@@ -57,6 +60,10 @@ class LeadMean:
     def add(self, sums: Tensor, counts: Tensor) -> None:
         """Adds (T,) sums of (T,) many terms."""
         self.sums, self.counts = self.sums + sums, self.counts + counts
+
+    def merge(self, other: LeadMean) -> None:
+        """Adds all that was added to another mean."""
+        self.add(other.sums, other.counts)
 
     def leads(self) -> Tensor:
         """(T,) means, NaN where there is no term."""

@@ -52,6 +52,20 @@ class NinoCorrelation:
         self.second = self.second + shifted.square().sum(1)
         self.product = self.product + shifted.prod(0).sum(0)
 
+    def merge(self, other: NinoCorrelation) -> None:
+        """Adds another's frames, as differences from the first sample of these."""
+        if other.origin is None:
+            return
+        if self.origin is None:
+            self.origin = torch.zeros_like(other.origin)
+        self.origin = torch.where(self.count.expand(self.origin.shape[-1]) == 0, other.origin, self.origin)
+        move = other.origin - self.origin
+        self.count = self.count + other.count
+        self.first = self.first + other.first + other.count * move
+        self.second = self.second + other.second + 2 * move * other.first + other.count * move.square()
+        crossed = (move.flip(0) * other.first).sum(0)
+        self.product = self.product + other.product + crossed + other.count * move.prod(0)
+
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """Mean and weighted mean of r."""
         if self.origin is None:

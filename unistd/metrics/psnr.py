@@ -27,6 +27,10 @@ class PeakSignalToNoise:
         decibels = -10 * mse.clamp(min=SMALLEST_MSE).log10()
         self.mean.add(per_lead(torch.where(counts > 0, decibels, 0)), per_lead(counts > 0))
 
+    def merge(self, other: PeakSignalToNoise) -> None:
+        """Adds another's frames."""
+        self.mean.merge(other.mean)
+
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """The one value."""
         return {"psnr": self.mean.compute()}

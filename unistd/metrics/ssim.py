@@ -41,6 +41,11 @@ class StructuralSimilarity:
             values = torch.cat([part[index] for part in parts]).unflatten(0, (batch, leads))
             mean.add(per_lead(values.nan_to_num(0)), per_lead(values.isfinite()))
 
+    def merge(self, other: StructuralSimilarity) -> None:
+        """Adds another's frames."""
+        for name, mean in self.means.items():
+            mean.merge(other.means[name])
+
     def compute(self) -> dict[str, tuple[Value, list[Value]]]:
         """A value for each name."""
         return {name: mean.compute() for name, mean in self.means.items()}

@@ -49,6 +49,24 @@ def test_batches_weigh_what_they_hold(sizes, missing):
         assert_close(parts.leads[name], leads)
 
 
+@pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing values"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)], ids=str)
+def test_parts_that_were_measured_apart_are_merged(order, missing):
+    prediction, target = frames(missing=missing)
+    prediction = prediction.nan_to_num(0.5)
+    whole = measure((prediction, target))
+    parts = [ForecastMetrics(EVERY, thresholds=THRESHOLDS) for _ in range(4)]  # the last one has seen nothing
+    for part, *pair in zip(parts, prediction.split((2, 1, 4)), target.split((2, 1, 4)), strict=False):
+        part.update(*pair)
+    first, *others = (parts[place] for place in order)
+    for part in others:
+        first.merge(part)
+    merged = first.compute()
+    assert_close(merged.values, whole.values)
+    for name, leads in whole.leads.items():
+        assert_close(merged.leads[name], leads)
+
+
 def test_what_is_missing_counts_nowhere():
     _, target = frames(missing=True)
     one, other = torch.rand_like(target), torch.rand_like(target)
