@@ -67,7 +67,7 @@ def rank_budget_loss(model: nn.Module, budget: float | None = None) -> Tensor:
     """
     layers = named_layers(model)
     budget = checked_budget(layers, budget)
-    return (budget - torch.stack([layer.rank.sum() for layer in layers.values()]).sum()).abs()
+    return (budget - torch.stack([gathered(layer.rank).sum() for layer in layers.values()]).sum()).abs()
 
 
 @torch.no_grad()

@@ -37,12 +37,12 @@ class Encoder(nn.Module):
         self.projection = nn.Conv2d(spec.frames_in * frame_channels, width, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        batch = frames.shape[0]
+        shape = frames.shape[:2]
         frames = frames.flatten(0, 1)
         if any(self.padding):
             frames = F.pad(frames, self.padding, mode="replicate")
         features = self.stages(frames)  # (B·Tin, C', h, w)
-        features = features.reshape(batch, -1, *features.shape[2:])  # time into channels: (B, Tin·C', h, w)
+        features = features.unflatten(0, shape).flatten(1, 2)  # time into channels: (B, Tin·C', h, w)
         return self.projection(features).flatten(2).transpose(1, 2)
 
 
