@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -16,6 +17,7 @@ from rich.text import Text
 from unistd.data_commands import add_commands
 from unistd.files import write_text
 from unistd.forecast import npy_path, open_frames, write_forecast
+from unistd.launch import launch
 from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.output import OutputLost
@@ -28,10 +30,12 @@ from unistd.training.device import open_device_or_cpu
 from unistd.training.errors import TrainingError
 from unistd.training.loading import WorkerError
 from unistd.training.own import task_named
+from unistd.training.processes import Processes, check_sharing
 from unistd.training.records import read_results
 from unistd.training.results import evaluate_run, results_table
 from unistd.training.run import Run, find_run, read_run
 from unistd.training.settings import CONFIGS, dump_config, load_config
+from unistd.training.stop import StopRequest, StopRequested
 from unistd.training.trainer import Trainer
 
 # what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
@@ -42,6 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command's options; `run_command(options, console)` in them does it."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     if options.command == "train":  # argparse alone does not take overrides on both sides of an option
         options.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
@@ -50,36 +55,59 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def train(options: argparse.Namespace, console: Console) -> None:
+def train(options: argparse.Namespace, console: Console) -> int | None:
     """Trains, evaluates and reports; continues a stopped run with --resume."""
     config = load_config(options.config, options.overrides)
     _check_folder(options, config)
+    processes = Processes.of_environment()
+    check_sharing(config, processes)
+    if processes.world == 1 and config.train.devices * config.train.nodes > 1:
+        return launch(options.arguments, config.train.devices, config.train.nodes)
+    processes.meet()
     run = Run(Path(config.run))
-    with run.writing():
-        if run.checkpoint.exists() and not (options.resume or options.restart):
-            raise CheckpointError(f"{run.folder}: holds a run already; --resume continues it, --restart deletes it")
-        results = next((path for path in (run.metrics, run.report, run.adapters) if path.exists()), None)
-        if results is not None and not (run.checkpoint.exists() or options.restart):
-            raise CheckpointError(f"{results}: of a run whose checkpoint is gone; --restart deletes what is left of it")
-        resume = run.checkpoint.exists() and not options.restart
-        trainer = Trainer(config, run, console, resume)
-        if trainer.complete and run.report.exists():
-            with suppress(CheckpointError, ValueError):  # none, damaged or of an earlier step: they are made again
-                results = results_table(read_results(run, config.tasks, trainer.step).values)
-                _say(console, f"{run.folder} is complete; --restart trains it again")
-                console.print(results)
-                return
-        if not resume:
-            run.delete_files()
-        write_text(run.config, dump_config(config))
+    with run.writing() if processes.first else nullcontext():
+        resume = processes.of_first(lambda: _resumes(options, run))
+        trainer = Trainer(config, run, console, resume, processes)
+        if trainer.complete and processes.of_first(lambda: _show_complete(run, trainer, console)):
+            return None
+        if processes.first:
+            if not resume:
+                run.delete_files()
+            write_text(run.config, dump_config(config))
+        stop = StopRequest(processes)
         try:
-            _introduce(trainer, console)
-        except OutputLost as lost:
+            with stop.noting_loss():
+                _introduce(trainer, console)
+            stop.check()
+        except (OutputLost, StopRequested) as lost:
             trainer.stop(lost)
         trainer.fit()
         trainer.save_adapters()
-        _evaluate(run, console)
-        _report(run, console)
+        _evaluate(run, console, processes)
+        if processes.first:
+            _report(run, console)
+    return None
+
+
+def _resumes(options: argparse.Namespace, run: Run) -> bool:
+    """Whether the run of the folder goes on; raises CheckpointError where it is not said what is to become of it."""
+    if run.checkpoint.exists() and not (options.resume or options.restart):
+        raise CheckpointError(f"{run.folder}: holds a run already; --resume continues it, --restart deletes it")
+    results = next((path for path in (run.metrics, run.report, run.adapters) if path.exists()), None)
+    if results is not None and not (run.checkpoint.exists() or options.restart):
+        raise CheckpointError(f"{results}: of a run whose checkpoint is gone; --restart deletes what is left of it")
+    return run.checkpoint.exists() and not options.restart
+
+
+def _show_complete(run: Run, trainer: Trainer, console: Console) -> bool:
+    """Shows the results of a run that has them all; whether it does."""
+    if run.report.exists():
+        with suppress(CheckpointError, ValueError):  # none, damaged or of an earlier step: they are made again
+            results = results_table(read_results(run, trainer.config.tasks, trainer.step).values)
+            _say(console, f"{run.folder} is complete; --restart trains it again")
+            console.print(results)
+            return True
+    return False
 
 
 def _check_folder(options: argparse.Namespace, config: Config) -> None:
@@ -117,13 +145,15 @@ def _introduce(trainer: Trainer, console: Console) -> None:
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Measures a run's model on the held-out test split."""
+    processes = Processes.of_environment()
+    processes.meet()
     run = find_run(options.run)
-    with run.writing():
-        _evaluate(run, console)
+    with run.writing() if processes.first else nullcontext():
+        _evaluate(run, console, processes)
 
 
-def _evaluate(run: Run, console: Console) -> None:
-    console.print(results_table(evaluate_run(run.folder, console)))
+def _evaluate(run: Run, console: Console, processes: Processes) -> None:
+    console.print(results_table(evaluate_run(run.folder, console, processes)))
 
 
 def report(options: argparse.Namespace, console: Console) -> None:

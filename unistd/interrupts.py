@@ -45,7 +45,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._before:
-            atexit.register(_ignore_stops)  # a Ctrl-C while Python is winding up
+            atexit.register(ignore_stops)  # a Ctrl-C while Python is winding up
 
     def _answer(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # forked, and not yet a program of its own
@@ -85,6 +85,7 @@ def say(message: str) -> None:
         print(f"unistd: {cut(printable(message), 900)}", file=sys.stderr, flush=True)
 
 
-def _ignore_stops() -> None:
+def ignore_stops() -> None:
+    """From now on this process answers none of STOPS."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

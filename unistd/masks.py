@@ -20,8 +20,6 @@ def fill_missing(frames: Tensor) -> Tensor:
     return torch.where(frames.isnan(), torch.zeros_like(frames), frames)
 
 
-def masked_mse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over the target pixels that were measured, (); 0, with a gradient of 0, where none was."""
-    measured = ~target.isnan()
-    difference = torch.where(measured, prediction - target, 0)
-    return difference.square().sum() / measured.sum().clamp(min=1)
+def masked_square_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Sum of the squared errors of the pixels that were measured, (); 0, with a gradient of 0, where none was."""
+    return torch.where(target.isnan(), 0, prediction - target).square().sum()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from unistd.cli import main
 from unistd.export import FORMATS, _Forecaster, compare
-from unistd.masks import fill_missing, masked_mse
+from unistd.masks import fill_missing, masked_square_error
 from unistd.report.pictures import MISSING, error_picture, first_channel_limits, frame_picture
 from unistd.tasks import TASKS
 from unistd.training.errors import TrainingError
@@ -64,12 +64,12 @@ def test_fill_leaves_numbers_alone():
 
 def test_loss_is_over_what_was_measured():
     prediction, target = torch.rand(2, 3, 1, 4, 4, requires_grad=True), torch.rand(2, 3, 1, 4, 4)
-    torch.testing.assert_close(masked_mse(prediction, target), F.mse_loss(prediction, target))
+    torch.testing.assert_close(masked_square_error(prediction, target), F.mse_loss(prediction, target, reduction="sum"))
     target[0] = NAN
     target[1, 0, 0, 0, 0] = NAN
     there = ~target.isnan()
-    loss = masked_mse(prediction, target)
-    torch.testing.assert_close(loss, F.mse_loss(prediction[there], target[there]))
+    loss = masked_square_error(prediction, target)
+    torch.testing.assert_close(loss, F.mse_loss(prediction[there], target[there], reduction="sum"))
     loss.backward()
     assert prediction.grad.isfinite().all()
     assert (prediction.grad[~there] == 0).all()
@@ -77,7 +77,7 @@ def test_loss_is_over_what_was_measured():
 
 def test_loss_of_nothing_measured_is_zero_with_no_gradient():
     prediction = torch.rand(1, 2, 1, 3, 3, requires_grad=True)
-    loss = masked_mse(prediction, torch.full((1, 2, 1, 3, 3), NAN))
+    loss = masked_square_error(prediction, torch.full((1, 2, 1, 3, 3), NAN))
     loss.backward()
     assert loss.item() == 0
     assert (prediction.grad == 0).all()

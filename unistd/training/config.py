@@ -158,13 +158,23 @@ class TrainConfig(Section):
     epoch_samples: int = Field(4096, ge=1, le=10**7)
     """samples of each task in an epoch, whatever the size of its data set, so that tasks count alike"""
     batch_size: int = Field(16, ge=1, le=65_536)
-    """samples of each task in a step"""
+    """samples of each task in a pass, of all processes together"""
+    accumulate: int = Field(1, ge=1, le=65_536)
+    """passes in a step, each of `batch_size` samples of each task: as a larger batch, in less memory"""
     tasks_per_step: int = Field(0, ge=0, le=256)
-    """tasks mixed in one forward pass; 0: all"""
+    """tasks mixed in a step; 0: all"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """number format, in the words of Lightning Fabric"""
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     """device, in the words of Lightning Fabric"""
+    devices: int = Field(1, ge=1, le=4096)
+    """processes on this machine that share each batch, with a GPU each where there are any (torchrun says it itself)"""
+    nodes: int = Field(1, ge=1, le=4096)
+    """machines; the same command is given on each of them (torchrun says it itself)"""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """how several processes hold the model: each the whole of it, or shards of it (FSDP2)"""
+    shard_frozen: bool = True
+    """'fsdp': shard the frozen trunk too; false: each process holds it whole, which is faster"""
     threads: int | None = Field(None, ge=1, le=1024)
     """threads of the CPU; null: as many as cores. Small models are fastest with one"""
     seed: int = Field(0, ge=0, lt=2**63)

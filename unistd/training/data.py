@@ -18,6 +18,7 @@ from unistd.tasks.files import in_words, list_folder
 from unistd.tasks.own import own_task
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
+from unistd.training.processes import ALONE, Processes
 
 Sample = tuple[Tensor, Tensor]  # inputs (Tin, C, H, W), targets (Tout, C, H, W), float32 in [0, 1]
 Batch = dict[str, Sample]  # per task, both with the batch in front
@@ -151,6 +152,29 @@ class MixedBatchSampler:
         return int(_permutation(len(self.tasks), self.seed, len(self.tasks), visit)[place]), visit
 
 
+class SharedBatches:
+    """The passes of a sampler's steps, of which each process takes its share: every sample of a step is in one pass of
+    one process, and their sizes differ by one at the most.
+
+    Args:
+        sampler: which samples make up each step.
+        accumulate: passes in a step.
+        processes: this process among those that share the steps.
+    """
+
+    def __init__(self, sampler: MixedBatchSampler, accumulate: int, processes: Processes) -> None:
+        self.sampler, self.accumulate, self.processes = sampler, accumulate, processes
+
+    def __len__(self) -> int:
+        return len(self.sampler) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+        rank, world = self.processes.rank, self.processes.world
+        for keys in self.sampler:
+            for part in range(self.accumulate):
+                yield keys[part * world + rank :: self.accumulate * world]
+
+
 @lru_cache(maxsize=64)
 def _permutation(length: int, *key: int) -> np.ndarray:
     return np.random.default_rng(key).permutation(length)
@@ -164,16 +188,17 @@ def collate(samples: Sequence[tuple[str, Sample]]) -> Batch:
     return {task: tuple(map(torch.stack, zip(*group, strict=True))) for task, group in groups.items()}
 
 
-def train_loader(config: Config, steps: range) -> Loader:
-    """Loads the mixed batches of `steps`; the same batches for any number of workers."""
-    datasets = split_datasets(config, "train")
+def train_loader(config: Config, steps: range, processes: Processes = ALONE) -> Loader:
+    """Loads this process's share of the mixed batches of `steps`, pass by pass; the same for any number of workers."""
+    datasets, train = split_datasets(config, "train"), config.train
     lengths = {name: len(dataset) for name, dataset in datasets.items()}
-    sampler = MixedBatchSampler(lengths, config.train.batch_size, config.train.tasks_per_step, config.train.seed, steps)
+    samples = train.batch_size * train.accumulate
+    sampler = MixedBatchSampler(lengths, samples, train.tasks_per_step, train.seed, steps)
     return Loader(
         MixedDataset(datasets, config.data.cache),
         config.data.workers,
         collate,
-        batch_sampler=sampler,
+        batch_sampler=SharedBatches(sampler, train.accumulate, processes),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(config.train.seed),  # loading leaves the global random state alone
     )
@@ -181,5 +206,6 @@ def train_loader(config: Config, steps: range) -> Loader:
 
 def steps_per_epoch(config: Config) -> int:
     """Steps in which every task sees `epoch_samples` samples (rounded up)."""
-    turns = -(-config.train.epoch_samples // config.train.batch_size) * len(config.tasks)
+    samples = config.train.batch_size * config.train.accumulate
+    turns = -(-config.train.epoch_samples // samples) * len(config.tasks)
     return -(-turns // (config.train.tasks_per_step or len(config.tasks)))

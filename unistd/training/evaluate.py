@@ -7,7 +7,7 @@ from contextlib import closing
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from unistd.masks import fill_missing
 from unistd.metrics import Baseline, ForecastMetrics, Scores, TrainingMean, linear, repeat_last
@@ -16,6 +16,7 @@ from unistd.tasks.data import spread
 from unistd.training.config import Config
 from unistd.training.data import split_datasets
 from unistd.training.loading import Loader
+from unistd.training.processes import ALONE, Processes
 
 BASELINES = ("repeat_last", "training_mean", "linear")  # in the order of the tables; the first is always there
 MEAN_SAMPLES = 64  # training samples that the training mean is taken over, spread evenly
@@ -33,11 +34,13 @@ def evaluate(
     to_device: Callable[[Tensor], Tensor] = lambda frames: frames,
     advance: Callable[[str], None] = lambda task: None,
     baselines: Callable[[str], dict[str, Baseline]] = lambda task: {},
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Measures `model`, the repeated last frame and other `baselines` on each task's data set.
 
     Mode and random state stay as they were. `advance(task)` is called after each batch: it may show progress, or raise
-    to end the evaluation there. `baselines(task)` is called before the first batch of a task.
+    to end the evaluation there. `baselines(task)` is called before the first batch of a task. Of several `processes`,
+    which all call this, each measures its share of the samples, as many batches as the others; all get all results.
 
     Raises:
         ValueError: naming the task: a forecast that holds NaN or Inf, frames that hold such where the task's may not,
@@ -53,7 +56,9 @@ def evaluate(
                 "repeat_last": lambda *arguments: repeat_last(*arguments),
             } | baselines(task)
             try:
-                results[task] = _measure(forecasters, dataset, batch_size, workers, lambda task=task: advance(task))
+                results[task] = _measure(
+                    forecasters, dataset, batch_size, workers, lambda task=task: advance(task), processes
+                )
             except ValueError as error:
                 raise ValueError(f"task {task!r}: {error}") from None
     finally:
@@ -62,11 +67,18 @@ def evaluate(
 
 
 def _measure(
-    forecasters: Mapping[str, Baseline], dataset: Dataset, batch_size: int, workers: int, advance: Callable[[], None]
+    forecasters: Mapping[str, Baseline],
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    advance: Callable[[], None],
+    processes: Processes,
 ) -> dict[str, Scores]:
     spec: TaskSpec = dataset.spec
     meters = {name: metrics_of(spec) for name in forecasters}
-    loader = Loader(dataset, workers, batch_size=batch_size, generator=torch.Generator())
+    shares = [range(rank, len(dataset), processes.world) for rank in range(processes.world)]
+    mine = Subset(dataset, shares[processes.rank])
+    loader = Loader(mine, workers, batch_size=batch_size, generator=torch.Generator())
     with closing(iter(loader)) as batches:
         for inputs, targets in batches:
             _check_frames(spec, inputs, targets)
@@ -74,7 +86,15 @@ def _measure(
             for name, forecast in forecasters.items():
                 meters[name].update(forecast(inputs, targets.shape[1]), targets)
             advance()
-    scores = {name: meter.compute() for name, meter in meters.items()}
+    for _ in range(len(loader), -(-len(shares[0]) // batch_size)):
+        # the others have one more: a model in shards is gathered by all or by none
+        forecasters["model"](torch.zeros(0, *spec.input_shape), spec.frames_out)
+        advance()
+    first, *others = processes.gather(meters)
+    for name, meter in first.items():
+        for other in others:
+            meter.merge(other[name])
+    scores = {name: meter.compute() for name, meter in first.items()}
     if scores["model"].values["mse"] is None:
         raise ValueError(f"in none of its {len(dataset)} samples a target pixel was measured: all are NaN")
     return scores

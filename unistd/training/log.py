@@ -127,6 +127,25 @@ class RunLog:
             self._board.add_scalar(tag, value, record["step"], walltime=when)
 
 
+class NoLog:
+    """In the place of a run's log, where another process keeps it."""
+
+    def state_dict(self) -> None:
+        """Nothing."""
+
+    def step(self, step: int, losses: dict[str, float], extra: dict[str, float]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def validation(self, step: int, results: Results) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _scalars(record: dict[str, Any]) -> dict[str, float]:
     """The values of a record by their names in TensorBoard."""
     scalars = {f"loss/{task}": loss for task, loss in record.get("losses", {}).items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastmoe_lora import RankOptimizer, freeze_ranks, rank_budget_loss, rank_window, ranks_frozen, set_rank_window
 from unistd.model import UniSTD
 from unistd.training.config import RankConfig
+from unistd.training.sharding import whole
 
 
 class RankPhase:
@@ -24,6 +25,7 @@ class RankPhase:
         self.model, self.config, self.steps = model, config, steps
         self.layers = list(model.ramoe_layers().values())
         self.ranks = [layer.rank for layer in self.layers]
+        self._last: dict[str, float] | None = None  # summary of the frozen ranks
         if config.recipe == "sampled":
             self.optimizer: torch.optim.Optimizer = RankOptimizer(model, lr=config.lr)
         else:
@@ -77,8 +79,14 @@ class RankPhase:
 
     def summary(self) -> dict[str, float]:
         """Mean and spread (standard deviation) of all ranks, and their sum."""
-        ranks = torch.cat([rank.detach().flatten() for rank in self.ranks]).double()
-        return {"rank_mean": ranks.mean().item(), "rank_spread": ranks.std().item(), "rank_sum": ranks.sum().item()}
+        if self._last is None:
+            ranks = torch.cat([whole(rank.detach()).flatten() for rank in self.ranks]).double()
+            found = {"rank_mean": ranks.mean(), "rank_spread": ranks.std(), "rank_sum": ranks.sum()}
+            found = {name: value.item() for name, value in found.items()}
+            if not self.frozen:
+                return found
+            self._last = found
+        return self._last
 
     def state_dict(self) -> dict[str, Any]:
         """State of the ranks' optimizer; the ranks themselves are the model's."""

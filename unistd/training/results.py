@@ -28,25 +28,31 @@ from unistd.training.evaluate import (
     tasks_beaten,
     values_of,
 )
+from unistd.training.processes import ALONE, Processes
 from unistd.training.run import read_run
 from unistd.training.sources import check_data
 
 
-def evaluate_run(folder: str | Path, console: Console) -> Results:
+def evaluate_run(folder: str | Path, console: Console, processes: Processes = ALONE) -> Results:
     """Measures a run's model and the baselines on the test split, writes metrics.json and returns its "tasks".
+
+    Of several `processes`, which have met and all call this, each measures its share, and the first one writes.
 
     Raises CheckpointError as `open_run` does; ValueError as `evaluate` does.
     """
     trained = read_run(folder)
     run, config, model = trained.run, trained.config, trained.model
-    fabric = open_device_or_cpu(config.train, lambda line: console.print(line, soft_wrap=True, highlight=False))
+    fabric = open_device_or_cpu(
+        config.train, lambda line: console.print(line, soft_wrap=True, highlight=False), processes
+    )
     module = fabric.setup_module(model)
     datasets, batch = held_out(config, "test"), config.train.batch_size
     training = held_out(config, "train")
     for split in (datasets, training):
         check_data(trained.sources, trained.units, split, run.checkpoint)
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // batch) for dataset in datasets.values()))
+        at_once = batch * processes.world
+        bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // at_once) for dataset in datasets.values()))
 
         def advance(task: str) -> None:
             progress.update(bar, advance=1, description=f"evaluation of {task}")
@@ -55,7 +61,9 @@ def evaluate_run(folder: str | Path, console: Console) -> Results:
             return baselines_of(datasets[task].spec, training[task])
 
         workers = config.data.workers
-        evaluation = evaluate(module, datasets, batch, workers, fabric.to_device, advance, baselines)
+        evaluation = evaluate(module, datasets, batch, workers, fabric.to_device, advance, baselines, processes)
+    if not processes.first:
+        return values_of(evaluation)
     record = {
         "split": "test",
         "step": trained.step,

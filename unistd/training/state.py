@@ -27,6 +27,7 @@ KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedul
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
 FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
+FREE_KEYS |= {"train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
 # paths: what they lead to may have been moved
 MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|own_tasks\.[^.]+\.files")
 _HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch
@@ -242,14 +243,14 @@ def _value(tree: Any, key: str) -> Any:
     return tree
 
 
-def random_state() -> dict[str, Any]:
-    """State of the random generators that training draws from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of the random generators that training on `device` draws from: the same in all processes."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restores `random_state`, as far as there are as many GPUs."""
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restores `random_state`, of whichever GPU; earlier releases kept all GPUs' and used the first."""
     torch.set_rng_state(state["cpu"])
-    for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(cuda, device)
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0], device)

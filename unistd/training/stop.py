@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from unistd.interrupts import stops
+from unistd.output import OutputLost
+from unistd.training.processes import ALONE, Processes
+
+_LOST = 1 << 20  # above all signals
 
 
 class Stopped(Exception):
@@ -26,9 +32,13 @@ class StopRequested(Exception):
 
 class StopRequest:
     """Inside `with`, SIGINT, SIGTERM and SIGHUP set `signum` instead of ending the process; a second one has the answer
-    that it had before, at the least KeyboardInterrupt."""
+    that it had before, at the least KeyboardInterrupt. Of several `processes` all stop where one is asked to."""
 
     signum: int | None = None
+    lost: OutputLost | None = None  # of the first process, which alone has an output
+
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
 
     def __enter__(self) -> StopRequest:
         self._before = {number: signal.signal(number, self._note) for number in stops()}
@@ -39,9 +49,26 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raises StopRequested if a signal came."""
-        if self.signum is not None:
-            raise StopRequested(self.signum)
+        """Raises StopRequested if a signal came, to whichever process; OutputLost in the first one if it is that.
+
+        All processes call this at the same places.
+        """
+        mine = _LOST if self.lost is not None else self.signum or 0
+        reason = self.processes.largest(mine)
+        if self.lost is not None:
+            raise self.lost
+        if reason:
+            raise StopRequested(signal.SIGPIPE if reason == _LOST else reason)
+
+    @contextmanager
+    def noting_loss(self) -> Iterator[None]:
+        """Inside `with`, OutputLost waits for the next check, where the others hear of it."""
+        try:
+            yield
+        except OutputLost as lost:
+            if self.processes.world == 1:
+                raise
+            self.lost = lost
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:

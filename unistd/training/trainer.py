@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
 from rich.text import Text
 from torch import Tensor
-from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from fastmoe_lora import check_adapters, save_adapters
-from unistd.masks import masked_mse
 from unistd.messages import printable
+from unistd.model import UniSTD
 from unistd.output import OutputLost
 from unistd.training.baseline import repeat_last_errors
 from unistd.training.checkpoint import load_checkpoint, save_checkpoint
@@ -25,11 +27,14 @@ from unistd.training.data import Batch, steps_per_epoch, task_specs, train_loade
 from unistd.training.device import open_device
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
-from unistd.training.log import RunLog, records_until
+from unistd.training.log import NoLog, RunLog, records_until
+from unistd.training.objective import Objective
 from unistd.training.optim import build_optimizer, build_schedule
+from unistd.training.processes import ALONE, Processes
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads, use_units
+from unistd.training.sharding import is_sharded, shard_state, whole
 from unistd.training.sources import check_data, source_kinds, stored_units, units_of
 from unistd.training.state import (
     check_config_of,
@@ -50,35 +55,43 @@ class Trainer:
         console: where progress is shown.
         resume: go on from the run's checkpoint, which brings all weights: a pre-trained file is not read again. Raises
             CheckpointError where it is missing, damaged, or of a config that would have trained something else.
+        processes: those that share each batch and have met. All make a trainer and call what it has; the first one
+            alone writes files. They take the same steps, whatever their number: each adds its part to the gradient of
+            the whole batch, and draws the same random numbers.
     """
 
-    def __init__(self, config: Config, run: Run, console: Console, resume: bool = False) -> None:
-        self.config, self.run, self.console = config, run, console
+    def __init__(
+        self, config: Config, run: Run, console: Console, resume: bool = False, processes: Processes = ALONE
+    ) -> None:
+        self.config, self.run, self.console, self.processes = config, run, console, processes
         use_threads(config)
         self.specs = task_specs(config)
         self.epoch_steps = steps_per_epoch(config)
         self.steps = config.train.epochs * self.epoch_steps
         self.step, self.seconds = 0, 0.0
         state = self._read() if resume else None
-        self.fabric = open_device(config.train)
+        self.fabric = open_device(config.train, processes)
         torch.manual_seed(config.train.seed)
         model = build_model(config, load_pretrained=state is None, training=True)
-        self.ranks = RankPhase(model, config.ranks, config.ranks.epochs * self.epoch_steps)
-        optimizer = build_optimizer(model, config.optim, exclude=self.ranks.ranks)
-        self.schedule = build_schedule(optimizer, config.optim, self.steps)
         if state is not None:
             check_model(state, config, model, run.checkpoint)
-            check_training(state, config, model, optimizer, self.schedule, self.ranks.optimizer, run.checkpoint)
+            ranks, optimizer, schedule = self._optimizers(model)
+            check_training(state, config, model, optimizer, schedule, ranks.optimizer, run.checkpoint)
             self.step, self.seconds = state["step"], state["seconds"]
-        self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
-        self.loader = train_loader(config, range(self.step, self.steps))
+        self.loader = train_loader(config, range(self.step, self.steps), processes)
         self.baselines = self._baselines() if state is None else state["baselines"]
         datasets = self.loader.dataset.datasets
         self.sources, self.units = source_kinds(datasets), units_of(datasets)
         use_units(model, self.units)
         if state is not None:
             check_data(state.get("sources", {}), stored_units(state), datasets, run.checkpoint)
+            model.load_state_dict(state["model"])  # while it is whole
+        self.model = self.fabric.setup_module(model.to(self.fabric.device))
+        self.ranks, optimizer, self.schedule = self._optimizers(model)
+        self.optimizer = self.fabric.setup_optimizers(optimizer)
+        self.objective = Objective(self.model, self.fabric, self.specs, self._weights(), processes)
+        if state is not None:
             self._load(state)
 
     @property
@@ -97,21 +110,28 @@ class Trainer:
             WorkerError: a loading process died; the checkpoint is the last one.
         """
         self._check_adapters()
-        log = RunLog(self.run, self.config.train.log_every, self._logged)
-        if not log.records:
+        log = RunLog(self.run, self.config.train.log_every, self._logged) if self.processes.first else NoLog()
+        if self.processes.first and not log.records:
             log.baselines(self.baselines)
+        self._validated = self.processes.of_first(lambda: log.validated)
         validation = held_out(self.config, "val") if self.config.data.val_samples else {}
         progress = TrainingProgress(self.console, self.steps, self.step, self.epoch_steps, self.baselines)
         self.model.train()
         self._clock = time.perf_counter()
         try:
-            if log.lost:
-                self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
-            with StopRequest() as stop, progress, closing(iter(self.loader)) as batches:
+            with (
+                StopRequest(self.processes) as stop,
+                stop.noting_loss(),
+                progress,
+                closing(iter(self.loader)) as batches,
+            ):
+                if self.processes.first and log.lost:
+                    self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
                     self.save(log)
-                for batch, waited in _timed(batches):
-                    self._train_step(batch, waited, log, progress)
+                for passes, waited in _steps(batches, self.config.train.accumulate):
+                    with stop.noting_loss():
+                        self._train_step(passes, waited, log, progress)
                     stop.check()
                     self._validate(validation, log, stop)
                     if self._checkpoint_due():
@@ -135,17 +155,30 @@ class Trainer:
         """Results on data sets per task: of the model and the repeated last frame."""
         config = self.config
         batch_size, workers = config.train.batch_size, config.data.workers
-        return values_of(evaluate(self.model, datasets, batch_size, workers, self.fabric.to_device, advance))
+        to_device, processes = self.fabric.to_device, self.processes
+        found = evaluate(self.model, datasets, batch_size, workers, to_device, advance, processes=processes)
+        return values_of(found)
 
     def save(self, log: RunLog | None = None) -> None:
         """Writes the checkpoint: all that is needed to go on exactly from here, and how much of `log` belongs to it.
+
+        The same file whatever the number of processes and their strategy.
 
         Raises TrainingError where a weight is NaN or infinite, OSError where the file cannot be written; the checkpoint
         before is untouched.
         """
         if log is not None:
             self._logged = log.state_dict()
-        state = {
+        state = whole(self._state())
+        if self.processes.first:
+            self._check_finite(state["model"])
+            for moments in state["optimizer"]["state"].values():
+                self._check_finite(moments)
+            save_checkpoint(self.run.checkpoint, state)
+        self.processes.of_first(lambda: None)  # it is there when any of them goes on, or ends
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "config": self.config.model_dump(),
             "step": self.step,
             "seconds": self.seconds,
@@ -154,24 +187,27 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "ranks": self.ranks.state_dict(),
-            "random": random_state(),
+            "random": random_state(self.fabric.device),
             "sources": self.sources,
             "units": self.units,
             "log": self._logged,
         }
-        self._check_finite(state["model"])
-        for moments in state["optimizer"]["state"].values():
-            self._check_finite(moments)
-        save_checkpoint(self.run.checkpoint, state)
 
     def save_adapters(self) -> None:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
-        save_adapters(self.model.module, self.run.adapters, also=())  # the checkpoint has the rest
+        if self.processes.first or is_sharded(self.model.module):  # of shards all call it, and the first writes
+            save_adapters(self.model.module, self.run.adapters, also=())  # the checkpoint has the rest
+
+    def _optimizers(self, model: UniSTD) -> tuple[RankPhase, AdamW, LambdaLR]:
+        """What moves the ranks, what moves all else, and the schedule of that, at the start."""
+        ranks = RankPhase(model, self.config.ranks, self.config.ranks.epochs * self.epoch_steps)
+        optimizer = build_optimizer(model, self.config.optim, exclude=ranks.ranks)
+        return ranks, optimizer, build_schedule(optimizer, self.config.optim, self.steps)
 
     def _baselines(self) -> dict[str, float]:
         """Each task's error of repeating the last frame; raises TrainingError where it is none to divide by."""
         try:
-            return repeat_last_errors(self.loader.dataset, self.specs, self._say)
+            return self.processes.of_first(lambda: repeat_last_errors(self.loader.dataset, self.specs, self._say))
         except ValueError as error:
             raise TrainingError(str(error)) from None
 
@@ -184,24 +220,22 @@ class Trainer:
         return state
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state that was checked as a whole."""
-        self.model.module.load_state_dict(state["model"])
+        """Takes over a state that was checked as a whole, but for the model's part, which is there already."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.ranks.load_state_dict(state["ranks"])
+        for optimizer in (self.optimizer.optimizer, self.ranks.optimizer):
+            shard_state(optimizer)
         self.ranks.restore_window(self.step)
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
-        set_random_state(state["random"])
+        set_random_state(state["random"], self.fabric.device)
 
-    def _train_step(self, batch: Batch, waited: float, log: RunLog, progress: TrainingProgress) -> None:
+    def _train_step(
+        self, passes: Sequence[Batch], waited: float, log: RunLog | NoLog, progress: TrainingProgress
+    ) -> None:
         self.ranks.begin_step(self.step)
-        batch = self.fabric.to_device(batch)
-        predictions = self.model({task: inputs for task, (inputs, _) in batch.items()})
-        errors = {task: self._error(task, predictions[task].float(), targets) for task, (_, targets) in batch.items()}
-        losses = dict(zip(errors, torch.stack(list(errors.values())).tolist(), strict=True))
-        self._check_losses(losses, batch)
-        losses = {task: loss for task, loss in losses.items() if self._measured(task, batch)}
-        self.fabric.backward(self._objective(errors))
+        losses = self.objective.backward(passes, self.ranks.penalty)
+        self._check_losses(losses, passes)
         self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -211,7 +245,8 @@ class Trainer:
         self.step += 1
         if self.complete and not self.ranks.frozen:
             self.ranks.freeze()
-        samples = sum(len(targets) for _, targets in batch.values())
+        train = self.config.train
+        samples = train.batch_size * train.accumulate * (train.tasks_per_step or len(self.specs))
         now = time.perf_counter()
         took, self._clock = now - self._clock, now
         self.seconds += took
@@ -224,19 +259,12 @@ class Trainer:
         ranks = f"ranks {phase} {summary['rank_mean']:.2f} ± {summary['rank_spread']:.2f}"
         progress.step(self.step, losses, ranks, samples / took)
 
-    def _error(self, task: str, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error over what was measured."""
-        return (masked_mse if self.specs[task].missing else F.mse_loss)(prediction, targets)
-
-    def _measured(self, task: str, batch: Batch) -> bool:
-        """Whether anything of a task's targets was, so that its loss says something."""
-        return not (self.specs[task].missing and bool(batch[task][1].isnan().all()))
-
-    def _validate(self, validation: Mapping[str, Any], log: RunLog, stop: StopRequest) -> bool:
+    def _validate(self, validation: Mapping[str, Any], log: RunLog | NoLog, stop: StopRequest) -> bool:
         """Writes the held-out results at an epoch's end, unless the log has them; whether it did."""
-        due = bool(validation) and self.step % self.epoch_steps == 0 and self.step > log.validated
+        due = bool(validation) and self.step % self.epoch_steps == 0 and self.step > self._validated
         if due:
             log.validation(self.step, self.evaluate(validation, lambda task: stop.check()))
+            self._validated = self.step
         return due
 
     def _check_adapters(self) -> None:
@@ -250,16 +278,18 @@ class Trainer:
         except ValueError as error:
             raise TrainingError(str(error)) from None
 
-    def _objective(self, errors: Mapping[str, Tensor]) -> Tensor:
+    def _weights(self) -> dict[str, float]:
+        """Of the tasks' errors in the loss."""
         relative = self.config.optim.loss == "relative"
-        terms = [error / self.baselines[task] if relative else error for task, error in errors.items()]
-        return torch.stack(terms).mean() + self.ranks.penalty()
+        return {task: 1 / baseline if relative else 1.0 for task, baseline in self.baselines.items()}
 
-    def _check_losses(self, losses: Mapping[str, float], batch: Batch) -> None:
+    def _check_losses(self, losses: Mapping[str, float], passes: Sequence[Batch]) -> None:
         for task, loss in losses.items():
             if not math.isfinite(loss):
                 missing = self.specs[task].missing
-                wrong = any(bool((frames.isinf() if missing else ~frames.isfinite()).any()) for frames in batch[task])
+                mine = [frames for batch in passes for frames in batch.get(task, ())]
+                wrong = any(bool((frames.isinf() if missing else ~frames.isfinite()).any()) for frames in mine)
+                wrong = self.processes.largest(wrong)
                 held = f"its frames hold {'Inf' if missing else 'NaN or Inf'}"
                 cause = held if wrong else "its frames are finite: try a lower optim.lr"
                 raise TrainingError(f"step {self.step + 1}: the loss of task {task!r} is {loss}; {cause}")
@@ -271,18 +301,17 @@ class Trainer:
 
     def _clip_gradients(self) -> None:
         largest = math.inf if self.config.optim.clip is None else self.config.optim.clip
-        try:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest)
-        except RuntimeError:
-            raise TrainingError(f"step {self.step + 1}: the gradient is NaN or Inf: try a lower optim.lr") from None
+        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest, error_if_nonfinite=False)
+        if not math.isfinite(whole(norm)):
+            raise TrainingError(f"step {self.step + 1}: the gradient is NaN or Inf: try a lower optim.lr")
 
     def _checkpoint_due(self) -> bool:
         return self.complete or self.step % (self.epoch_steps * self.config.train.checkpoint_every) == 0
 
 
-def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch with the seconds that it was waited for."""
+def _steps(batches: Iterator[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
+    """The passes of each step with the seconds that they were waited for."""
     begin = time.perf_counter()
-    for batch in batches:
-        yield batch, time.perf_counter() - begin
+    while passes := list(islice(batches, accumulate)):
+        yield passes, time.perf_counter() - begin
         begin = time.perf_counter()

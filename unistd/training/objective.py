@@ -1,0 +1,102 @@
+"""The loss of a step, and its gradient: of all samples of the step, in however many passes and processes they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unistd.masks import masked_square_error
+from unistd.tasks import TaskSpec
+from unistd.training.data import Batch
+from unistd.training.processes import Processes
+from unistd.training.state import random_state, set_random_state
+
+
+class Objective:
+    """The mean over the tasks of a step of their mean squared errors, each over what was measured, times a weight.
+
+    A task's mean is that of all its samples in the step. So a pass or a process weighs what it holds, and one without a
+    sample of some task, or where nothing was measured, is right as well. All passes of a step draw the same ranks.
+
+    Args:
+        model: as `fabric` has set it up.
+        specs: of all tasks, in the order in which every process goes through them.
+        weights: of the tasks.
+        processes: those that share each pass; all make the same calls.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fabric: Fabric,
+        specs: Mapping[str, TaskSpec],
+        weights: Mapping[str, float],
+        processes: Processes,
+    ) -> None:
+        self.model, self.fabric, self.specs = model, fabric, specs
+        self.weights, self.processes = weights, processes
+
+    def backward(self, passes: Sequence[Batch], penalty: Callable[[], Tensor | float]) -> dict[str, float]:
+        """Adds the gradient of the objective plus `penalty()` to the parameters', and returns the tasks' errors.
+
+        passes: this process's part of the step. Parameters of tasks that the step does not have get no gradient, and
+        tasks of which nothing was measured no error.
+        """
+        samples, measured = self._counts(passes)
+        step = [task for task in self.specs if samples[task]]
+        random = random_state(self.fabric.device) if len(passes) > 1 else None
+        totals = nothing = torch.zeros((), device=self.fabric.device)
+        for index, batch in enumerate(passes):
+            if index > 0:
+                set_random_state(random, self.fabric.device)
+            with self.fabric.no_backward_sync(self.model, enabled=index < len(passes) - 1):
+                errors = self._errors(batch)
+                terms = [self.weights[task] * errors[task] / max(1, measured[task]) for task in errors]
+                # the gradient is averaged over the processes, and so is that of the penalty, which is the same in all
+                loss = torch.stack(terms).sum() * (self.processes.world / len(step)) + penalty() / len(passes)
+                self.fabric.backward(loss)
+            totals = totals + torch.stack([errors[task].detach() if task in errors else nothing for task in step])
+        if self.processes.world > 1:
+            self._forget(set(self.specs) - set(step))
+        totals = self.processes.sum(totals.double().cpu()).tolist()
+        return {task: total / measured[task] for task, total in zip(step, totals, strict=True) if measured[task]}
+
+    def _counts(self, passes: Sequence[Batch]) -> tuple[dict[str, int], dict[str, int]]:
+        """Samples and measured target values of each task in the step."""
+        counts = torch.zeros(2, len(self.specs), dtype=torch.int64)
+        for batch in passes:
+            for place, (task, spec) in enumerate(self.specs.items()):
+                if task in batch:
+                    targets = batch[task][1]
+                    values = int((~targets.isnan()).sum()) if spec.missing else targets.numel()
+                    counts[:, place] += torch.tensor([len(targets), values])
+        samples, measured = self.processes.sum(counts).tolist()
+        return dict(zip(self.specs, samples, strict=True)), dict(zip(self.specs, measured, strict=True))
+
+    def _errors(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums of squared errors per task, of those of the batch."""
+        if self.processes.world > 1:  # each process goes through every task, if need be with no sample at all
+            batch = {task: batch[task] if task in batch else _no_sample(spec) for task, spec in self.specs.items()}
+        batch = self.fabric.to_device(batch)
+        forecasts = self.model({task: inputs for task, (inputs, _) in batch.items()})
+        return {task: self._error(task, forecasts[task].float(), targets) for task, (_, targets) in batch.items()}
+
+    def _error(self, task: str, forecast: Tensor, targets: Tensor) -> Tensor:
+        if self.specs[task].missing:
+            return masked_square_error(forecast, targets)
+        return F.mse_loss(forecast, targets, reduction="sum")
+
+    def _forget(self, tasks: set[str]) -> None:
+        """Takes back the gradients, all zero, of tasks that are not in the step: an optimizer would act on them."""
+        for parts in (self.model.module.encoders, self.model.module.decoders):
+            for task in tasks:
+                for parameter in parts[task].parameters():
+                    parameter.grad = None
+
+
+def _no_sample(spec: TaskSpec) -> tuple[Tensor, Tensor]:
+    return torch.zeros(0, *spec.input_shape), torch.zeros(0, *spec.target_shape)
