@@ -13,6 +13,7 @@ from rich.text import Text
 from unistd.messages import printable
 from unistd.tasks import SPLITS, TASKS, DataFileError, Task, TaskSpec, build_dataset, get_task
 from unistd.tasks.cards import CARDS
+from unistd.tasks.readers.prepared import RECORD
 from unistd.tasks.spec import nearest
 from unistd.training.own import task_named
 
@@ -93,7 +94,7 @@ def _show(found, console: Console) -> None:
         spec, (low, high) = found.spec, found.range or (float("nan"), float("nan"))
         shape = f"{spec.channels} x {spec.height} x {spec.width}, {spec.frames_in} -> {spec.frames_out} frames"
         _say(console, f"  {shape}, values {low:g} to {high:g} {spec.unit}, 1.0 is {spec.scale + spec.offset:g}")
-        if card is not None and card.prepare and Path(found.source).name != found.task:
+        if card is not None and card.prepare and not (Path(found.source) / RECORD).exists():
             _say(console, f"  {card.prepare}")
     for note in found.notes:
         _say(console, f"  {note}")

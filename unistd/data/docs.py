@@ -22,8 +22,8 @@ No window of the test split is in train: windows that share frames with another 
 content, are left out, and the run says how many. Values are divided by a scale that the train split alone decides on
 where the protocol does not fix it; the run keeps it.
 
-| task | frames | unit; 1.0 is | forms that are read, below the root | splits | licence |
-|---|---|---|---|---|---|
+| task | frames | unit; 1.0 is | forms that are read, below the root | splits | metrics | source | licence |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -34,8 +34,11 @@ def page() -> str:
         spec, card = task.spec, CARDS[name]
         frames = f"{spec.channels} x {spec.height} x {spec.width}, {spec.frames_in} -> {spec.frames_out}"
         forms = "<br>".join(f"`{form}`" for form in card.forms)
+        metrics = ", ".join(spec.metrics)
         unit = f"{spec.unit}; {spec.scale + spec.offset:g}"
-        rows.append(f"| {name} | {frames} | {unit} | {forms} | {card.splits} | {card.licence} |\n")
+        rows.append(
+            f"| {name} | {frames} | {unit} | {forms} | {card.splits} | {metrics} | {card.source} | {card.licence} |\n"
+        )
         lines = [f"## {spec.title}", "", card.content, ""]
         facts = {
             "How they were made": card.made,

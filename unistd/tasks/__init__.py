@@ -36,8 +36,7 @@ _MODULES = (taxibj, traffic4cast, moving_mnist, bair, human36m, kth, cityscapes,
 
 def _with_prepared(task: Task) -> Task:
     """The task as one whose files may have been prepared."""
-    own = () if task.reader is None else (task.reader,)
-    return dataclasses.replace(task, reader=Forms(PreparedReader(task.spec.name), *own))
+    return dataclasses.replace(task, reader=Forms(PreparedReader(task.spec.name), task.reader))
 
 
 TASKS: dict[str, Task] = {module.TASK.spec.name: _with_prepared(module.TASK) for module in _MODULES}

@@ -41,10 +41,11 @@ CARDS: dict[str, Card] = {
         licence="none stated; cite the paper",
         forms=(
             "taxibj/BJ16_M32x32_T30_InOut.h5 and its like (DeepST)",
-            "taxibj/dataset.npz (OpenSTL)",
             "taxibj/train.npy, val.npy, test.npy (PredBench)",
+            "taxibj/dataset.npz (OpenSTL)",
         ),
-        splits="the last 28 days are test, the 28 before them val (DeepST's files); as published in the others",
+        splits="DeepST: the last 28 days (1,344 half hours) are test, the 28 before them val, train the rest (BJ16 has"
+        " 7,220); the others: as published, the last twentieth of train is val where none is",
     ),
     "traffic4cast": Card(
         content="Volume and speed of vehicles by direction (NE, NW, SE, SW), cells of 100 m, every 5 minutes of a day.",
@@ -52,8 +53,9 @@ CARDS: dict[str, Card] = {
         limits="Volumes are relative to the fleet, not counts; speed 0 also means that nobody was there.",
         source="IARAI's Traffic4cast 2021 (developer.here.com/sample-data)",
         licence="academic and non-commercial use",
-        forms=("CITY/training/2019-01-02_CITY_8ch.h5",),
-        splits="by days of each city",
+        forms=("traffic4cast/CITY/training/2019-01-02_CITY_8ch.h5",),
+        splits="of each city the last tenth of its days is test, the tenth before it val: of the release's 2,164 days"
+        " 1,732, 216 and 216, 28 samples each",
         prepare=_SLOW.format("traffic4cast"),
     ),
     "moving_mnist": Card(
@@ -75,7 +77,7 @@ CARDS: dict[str, Card] = {
         source="rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar",
         licence="not verified; CC BY 4.0 is often cited",
         forms=("bair/train.npy, val.npy, test.npy (PredBench)", "softmotion30_44k/{train,test}/*.tfrecords"),
-        splits="train and test as published, val from train where there is none",
+        splits="43,264 train and 256 test sequences as published; val is the last twentieth of train where none is",
         prepare=_SLOW.format("bair"),
     ),
     "human36m": Card(
@@ -86,7 +88,8 @@ CARDS: dict[str, Card] = {
         source="vision.imar.ro/human3.6m (registration); lists of clips: OpenSTL",
         licence="academic use only, not to be redistributed",
         forms=("human/images/*.jpg with train.txt, test.txt (and val.txt)",),
-        splits="as listed; clips that share frames with a later split are left out",
+        splits="as listed: 73,404 train and 8,582 test clips (OpenSTL), 66,063, 7,341 and 8,582 (PredBench); val is the"
+        " last twentieth of train where none is listed",
         prepare=_SLOW.format("human36m"),
     ),
     "kth": Card(
@@ -99,7 +102,7 @@ CARDS: dict[str, Card] = {
             "kth/ACTION/personNN_ACTION_dM_uncomp/image_0001.jpg",
             "kth/ACTION/personNN_ACTION_dM_uncomp.avi with 00sequences.txt",
         ),
-        splits="persons 1-14 train, 15-16 val, 17-25 test",
+        splits="persons 1-14 train, 15-16 val, 17-25 test, of 2,391 sequences together",
         prepare=_SLOW.format("kth"),
     ),
     "cityscapes": Card(
@@ -112,7 +115,7 @@ CARDS: dict[str, Card] = {
             "Cityscapes128_h5/{train,val,test}/shard_0001.hdf5 (MCVD)",
             "leftImg8bit_sequence/{train,val,test}/CITY/*_leftImg8bit.png",
         ),
-        splits="as published, by city",
+        splits="as published, by city: 2,975, 500 and 1,525 videos; three samples each in train and val, one in test",
         prepare=_SLOW.format("cityscapes"),
     ),
     "kitti": Card(
@@ -122,11 +125,12 @@ CARDS: dict[str, Card] = {
         source="www.cvlibs.net/datasets/kitti/raw_data.php; PredNet's hkl files",
         licence="CC BY-NC-SA 3.0, not verified",
         forms=(
-            "kitti/DATE_drive_NNNN_sync/image_02/data/0000000000.png",
-            "kitti/DRIVE/0.png and so on",
             "kitti_hkl/X_train.hkl with sources_train.hkl (PredNet)",
+            "kitti/DATE/DATE_drive_NNNN_sync/image_02/data/0000000000.png",
+            "kitti/DATE_drive_NNNN_sync/0.png and so on, with train.json, val.json, test.json or without (PredBench)",
         ),
-        splits="by drive",
+        splits="by drive: the last tenth is test, the tenth before it val; as listed (PredBench: 50, 6 and 6 drives) or"
+        " published (PredNet) where lists or files say it",
         prepare=_SLOW.format("kitti"),
     ),
     "sevir": Card(
@@ -135,8 +139,8 @@ CARDS: dict[str, Card] = {
         limits="Chosen for storms: rain rates are no climatology. Not a warning system.",
         source="registry.opendata.aws/sevir (aws s3 cp --no-sign-request s3://sevir/...)",
         licence="no restrictions on use",
-        forms=("sevir/CATALOG.csv with sevir/data/vil/YEAR/SEVIR_VIL_*.h5",),
-        splits="by time: train to 2019-01-01, val to 2019-06-01, test after",
+        forms=("sevir/CATALOG.csv with sevir/data/vil/YEAR/SEVIR_VIL_*.h5 (or vis, ir069, ir107 alone)",),
+        splits="by time: train to 2019-01-01, val to 2019-06-01, test after; three samples an event",
     ),
     "enso": Card(
         content="Monthly anomalies of the sea-surface temperature of the Pacific, 24 x 48 cells of 5 degrees.",
@@ -145,6 +149,7 @@ CARDS: dict[str, Card] = {
         source="tianchi.aliyun.com/dataset/98942 (registration)",
         licence="not verified",
         forms=("enso_round1_train_20210201/CMIP_train.nc",),
-        splits="CMIP6 and most of CMIP5 train, the last but one run of CMIP5 val, the last test",
+        splits="15 runs of CMIP6 and 15 of CMIP5 train, the last but one of CMIP5 val, the last test: 52,350, 1,679 and"
+        " 1,679 samples",
     ),
 }

@@ -1,4 +1,4 @@
-"""A task: its spec, its generator and, where files of it can be read, their reader."""
+"""A task: its spec, its generator and the reader of its files."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Task:
     Args:
         spec: the shapes of the published protocol, or of the files.
         generator: see `generate`; None where there are files alone.
-        reader: reader of the published files, None where generated data serves alone.
+        reader: reader of the published files, or of one's own.
     """
 
     spec: TaskSpec
     generator: Callable[[TaskSpec, int, int], np.ndarray] | None
-    reader: FileReader | None = None
+    reader: FileReader
 
     def check(self, spec: TaskSpec) -> None:
         """Raise a ValueError for a spec of other channels; resolution and frame counts are free."""
@@ -63,15 +63,14 @@ class Task:
         return self.generator(spec, seed, index)
 
     def find(self, root: str | Path | None) -> Path | None:
-        """The task's file or folder below `root`; None where there is none (or where its files are not read).
+        """The task's file or folder below `root`; None where there is none.
 
         Raises:
             DataFileError: no such root, or what lies there is meant as the task's files and is not as published.
         """
         if root is None:
             return None
-        folder = data_folder(root)
-        return None if self.reader is None else self.reader.find(folder)
+        return self.reader.find(data_folder(root))
 
     def open(
         self, spec: TaskSpec, split: str, root: str | Path, *, length: int | None = None, seed: int = 0
@@ -89,10 +88,6 @@ class Task:
             DataFileError: no files, or files that are truncated, of another shape, or hold values that cannot be.
             ValueError: another number of channels than the task's.
         """
-        if self.reader is None:
-            raise DataFileError(
-                f"{root}: reading files of task {spec.name!r} is not supported yet, use its generated data (root=None)"
-            )
         if self.find(root) is None:
             raise DataFileError(f"{root}: found no files of task {spec.name!r}")
         self.check(spec)

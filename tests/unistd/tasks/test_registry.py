@@ -59,15 +59,11 @@ def test_workers_load_the_same_batches():
     assert torch.equal(next(iter(loader))[0][1], data[1][0])
 
 
-def test_tasks_without_files_say_so(tmp_path):
-    assert files_found("sevir", tmp_path) is None
-    with pytest.raises(DataFileError, match="found no files of task 'sevir'"):
-        get_task("sevir").open(get_task("sevir").spec, "train", tmp_path)
-
-
-def test_open_without_files_names_the_folder(tmp_path):
-    with pytest.raises(DataFileError, match=f"{tmp_path}: found no files of task 'taxibj'"):
-        get_task("taxibj").open(get_task("taxibj").spec, "train", tmp_path)
+@pytest.mark.parametrize("task", TASKS)
+def test_open_without_files_names_the_folder(tmp_path, task):
+    assert files_found(task, tmp_path) is None
+    with pytest.raises(DataFileError, match=f"{tmp_path}: found no files of task '{task}'"):
+        get_task(task).open(get_task(task).spec, "train", tmp_path)
 
 
 def test_nothing_is_generated_below_a_root(tmp_path):
