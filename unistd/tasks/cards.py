@@ -65,10 +65,13 @@ CARDS: dict[str, Card] = {
         source="www.cs.toronto.edu/~nitish/unsupervised_video, and MNIST",
         licence="MNIST: CC BY-SA 3.0 by most accounts; the test sequences: none stated",
         forms=(
-            "moving_mnist/train-images-idx3-ubyte(.gz), mnist_test_seq.npy",
-            "MNIST/raw/train-images-idx3-ubyte(.gz)",
+            "moving_mnist/{train,t10k}-images-idx3-ubyte(.gz) (MNIST)",
+            "MNIST/raw/{train,t10k}-images-idx3-ubyte(.gz) (torchvision)",
+            "moving_mnist/mnist_test_seq.npy (20, n, 64, 64), MovingMNIST/mnist_test_seq.npy (torchvision)",
+            "moving_mnist/mnist_test_seq.npy, mnist_val_seq_1.npy (n, 20, 64, 64) (PredBench)",
+            "moving_mnist/mm_dis01_seq0.npy (1, 20, 64, 64), floats in [0, 1] (Earthformer)",
         ),
-        splits="train and val from disjoint digits of the training file, test as published",
+        splits="train and val from disjoint digits of the training file, test as published, or from other digits",
     ),
     "bair": Card(
         content="A robot arm that pushes toys about in a box, seen by a fixed camera, 64 x 64, 30 frames.",

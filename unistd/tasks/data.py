@@ -19,12 +19,20 @@ _STREAM = 1 << 40
 class SequenceDataset(Dataset[tuple[Tensor, Tensor]]):
     """Sequences made one at a time by `make(index)` -> (Tin + Tout, C, H, W) float32 in [0, 1].
 
-    Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)).
+    Items are (inputs (Tin, C, H, W), targets (Tout, C, H, W)). `notes`: lines for people.
     """
 
-    def __init__(self, spec: TaskSpec, make: Callable[[int], np.ndarray], length: int, source: str) -> None:
+    def __init__(
+        self,
+        spec: TaskSpec,
+        make: Callable[[int], np.ndarray],
+        length: int,
+        source: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self.spec = spec
         self.source = source
+        self.notes = notes
         self._make = make
         self._length = length
 

@@ -94,6 +94,7 @@ class FileNames:
         known: matches the names of the files that are read.
         alike: matches names that are meant as such files and are spelt otherwise, or are of a form that is not read.
         expected: the names that are read, for people.
+        inside: further folders that the files may lie in, in the task's folder, which the root can be itself.
     """
 
     task: str
@@ -101,6 +102,7 @@ class FileNames:
     known: re.Pattern[str]
     alike: re.Pattern[str]
     expected: str
+    inside: tuple[str, ...] = ()
 
     def find(self, root: Path) -> Path | None:
         """The first folder that holds files of the task, whatever their state; None where nothing is meant as such.
@@ -109,15 +111,24 @@ class FileNames:
             DataFileError: the task's folder is there without a file that is read, or not a folder; a file is there
                 that must be the task's by its name, but has not the name, or lies one level too deep.
         """
+        return next(self.find_all(root), None)
+
+    def find_all(self, root: Path) -> Iterator[Path]:
+        """All folders that hold files of the task, the first choice first; raises as `find` does."""
         homes = [name for name in list_folder(root) if name.lower() in self.folders]
         homes.sort(key=lambda name: self.folders.index(name.lower()))
-        for folder in [*(root / name for name in homes), root]:
+        found, strays = False, []
+        for folder in self._places(root, [root / name for name in homes]):
             names = list_folder(folder)
-            if found := [name for name in names if self.known.search(name)]:
-                for name in names:
-                    if self._stray(name) and f"{name}.gz" not in found:
-                        raise DataFileError(f"{folder / name}: would be left out, expected {self.expected}")
-                return folder
+            strays += [folder / name for name in names if self._stray(name)]
+            held = any(map(self.known.search, names))
+            if strays and (held or found):
+                raise DataFileError(f"{strays[0]}: would be left out, expected {self.expected}")
+            if held:
+                found = True
+                yield folder
+        if found:
+            return
         if homes:
             held = list_folder(root / homes[0])
             raise DataFileError(
@@ -130,7 +141,12 @@ class FileNames:
                     f"{path}: looks like a file of task {self.task!r}, but only {self.expected} in "
                     f"{root} or {root / self.folders[0]} are read"
                 )
-        return None
+
+    def _places(self, root: Path, homes: list[Path]) -> Iterator[Path]:
+        for base in [*homes, root]:
+            yield base
+            if base != root or Path(os.path.abspath(root)).name.lower() in self.folders:
+                yield from filter(Path.is_dir, (base / name for name in self.inside))
 
     def files_in(self, folder: Path) -> list[Path]:
         """Those of a folder that are read, sorted."""

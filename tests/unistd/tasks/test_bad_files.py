@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from support.bad_files import refusal
 from support.forms.deepst import FLOW, H5, read, write_h5
+from support.forms.moving_mnist import write_mnist_gz, write_mnist_raw
 from support.refusal import assert_refused, attempt, run_command
 from support.special import NO_FILES, special
 
@@ -75,11 +76,13 @@ MEANT = {
     "a folder without files": (FLOW, "taxibj/.keep"),
     "upper case folder": (FLOW, "TAXIBJ/readme.txt"),
     "renamed since": (FLOW, "taxibj/elsewhere.h5"),
-    "torchvision's folder": (DIGITS, "MNIST/raw/train-images-idx3-ubyte"),
-    "digits unpacked": (DIGITS, "moving_mnist/t10k-images-idx3-ubyte"),
+    "torchvision's tensors": (DIGITS, "MNIST/processed/training.pt"),
+    "letters": (DIGITS, "moving_mnist/emnist-letters-train-images-idx3-ubyte.gz"),
     "digits with a dot": (DIGITS, "mnist/train-images.idx3-ubyte.gz"),
-    "digits in the root": (DIGITS, "train-images-idx3-ubyte"),
+    "digits with a dot in torchvision's folder": (DIGITS, "MNIST/raw/train-images.idx3-ubyte"),
+    "digits in the root, half downloaded": (DIGITS, f"{TRAIN}.part"),
     "digits a level deeper": (DIGITS, f"data/{TRAIN}"),
+    "an archive of other sequences": (DIGITS, "moving_mnist/mm_dis01_seq0.npz"),
     "sequences in upper case": (DIGITS, "MNIST_TEST_SEQ.NPY"),
     "other sequences": (DIGITS, "mnist_test_seq_1.npy"),
     "an archive of sequences": (DIGITS, "moving-mnist-test.npz"),
@@ -96,6 +99,16 @@ def test_what_is_meant_as_a_tasks_files_is_never_passed_over(tmp_path, case):
     assert "expected" in message or "are read" in message
     with pytest.raises(DataFileError):
         files_found(spec.name, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["mnist", "moving_mnist", "."])
+def test_digits_in_one_folder_and_what_is_meant_as_such_in_another(tmp_path, place):
+    write_mnist_raw(tmp_path / "made")
+    (tmp_path / "made/MNIST/raw").rename(tmp_path / "mnist") if place != "mnist" else write_mnist_gz(tmp_path)
+    stray = tmp_path / place / "train-images.idx3-ubyte"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"")
+    assert "would be left out" in refusal(stray, read, tmp_path, DIGITS)
 
 
 def test_files_beside_those_that_are_read_are_not_left_out_in_silence(tmp_path):

@@ -1,11 +1,12 @@
 """Moving MNIST from real digits and from the published test sequences."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.forms import moving_mnist as forms
+from support.forms.reading import refused
 
 from unistd.tasks import DataFileError, build_dataset, files_found, get_task
 from unistd.tasks.mnist import read_idx_images
@@ -17,13 +18,14 @@ REAL = [path for path in [Path(__file__).parents[4] / "shared/data/mnist" / TEST
 
 def idx(images, magic=0x803):
     """Images as idx3 bytes, gzipped."""
-    return gzip.compress(struct.pack(">4I", magic, *images.shape) + images.tobytes())
+    return gzip.compress(forms.idx(images, magic))
 
 
 def blank(count, level):
-    """Digits that are all one grey square of 20x20 in 28x28."""
+    """Digits that are all one grey square of 20x20 in 28x28, but for a corner that lies elsewhere in each."""
     images = np.zeros((count, 28, 28), np.uint8)
     images[:, 4:24, 4:24] = level
+    images[np.arange(count), 10, 5 + np.arange(count)] = 0
     return images
 
 
@@ -64,33 +66,124 @@ def test_real_digits_move_like_the_drawn_ones(tmp_path):
 
 
 def test_smaller_canvases_get_smaller_digits(tmp_path):
-    (tmp_path / TRAIN).write_bytes(idx(np.full((10, 28, 28), 255, np.uint8)))
+    images = np.full((10, 28, 28), 255, np.uint8)
+    images[:, 9, 9] -= np.arange(10, dtype=np.uint8)
+    (tmp_path / TRAIN).write_bytes(idx(images))
     data = build_dataset(SPEC.replace(height=32, width=32), "train", root=tmp_path)
     covered = float((data[0][0][0] > 0).sum())
     assert 14 * 14 <= covered <= 2 * 14 * 14
 
 
-def test_published_test_sequences_come_first(tmp_path):
-    folder = tmp_path / "moving_mnist"
-    folder.mkdir()
-    sequences = np.random.default_rng(0).integers(0, 256, (20, 6, 64, 64), np.uint8)
-    np.save(folder / SEQUENCES, sequences)
-    (folder / TRAIN).write_bytes(idx(blank(10, 9)))
+LAYOUTS = {
+    "a folder of the task's": "moving_mnist",
+    "MNIST's": "mnist",
+    "the root": ".",
+    "torchvision's root": "MNIST/raw",
+    "the task's folder as torchvision's root": "moving_mnist/MNIST/raw",
+    "torchvision's MovingMNIST": "MovingMNIST",
+}
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["gz", "raw"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_digits_may_lie(tmp_path, layout, packed):
+    folder = tmp_path / LAYOUTS[layout]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (TRAIN if packed else TRAIN.removesuffix(".gz"))
+    path.write_bytes((gzip.compress if packed else bytes)(forms.idx(blank(10, 200))))
     assert files_found("moving_mnist", tmp_path) == str(folder)
+    data = build_dataset(SPEC, "train", root=tmp_path, length=4)
+    assert data.source == str(path)
+    assert brightest(data) == {200}
+
+
+def test_the_root_can_be_torchvisions_folder_itself(tmp_path):
+    forms.write_mnist_raw(tmp_path)
+    for root in (tmp_path, tmp_path / "MNIST"):
+        assert build_dataset(SPEC, "test", root=root).source == str(
+            tmp_path / "MNIST/raw" / TEST.removesuffix(".gz")
+        ), "the unpacked file is taken"
+
+
+def test_files_of_several_folders_are_read_together(tmp_path):
+    forms.write_mnist_raw(tmp_path)
+    forms.write_moving_mnist_npy(tmp_path / "made")
+    (tmp_path / "MovingMNIST").mkdir()
+    (tmp_path / "made/moving_mnist" / SEQUENCES).rename(tmp_path / "MovingMNIST" / SEQUENCES)
+    assert len(build_dataset(SPEC, "test", root=tmp_path)) == 6
+    assert build_dataset(SPEC, "train", root=tmp_path).source.endswith("MNIST/raw/train-images-idx3-ubyte")
+    assert files_found("moving_mnist", tmp_path) == str(tmp_path / "MNIST/raw")
+
+
+@pytest.mark.parametrize("time_first", [True, False], ids=["time first", "sample first"])
+def test_published_test_sequences_come_first(tmp_path, time_first):
+    forms.write_moving_mnist_npy(tmp_path, time_first=time_first)
+    held = forms.sequences(6, 64, 0)
     data = build_dataset(SPEC, "test", root=tmp_path)
     assert len(data) == 6
-    assert np.array_equal(np.concatenate(data[4]), sequences[:, 4, None] / np.float32(255))
-    assert brightest(build_dataset(SPEC, "val", root=tmp_path)) == {9}
+    for number in (0, 4):
+        assert np.array_equal(np.concatenate(data[number]), held[number, :, None] / np.float32(255))
     half = build_dataset(SPEC.replace(height=32, width=32), "test", root=tmp_path, length=3)
-    means = sequences[:, 4].reshape(20, 32, 2, 32, 2).mean((2, 4)) / 255
+    means = held[4].reshape(20, 32, 2, 32, 2).mean((2, 4)) / 255
     assert np.allclose(np.concatenate(half[2])[:, 0], means, atol=1e-6)
+    assert len(build_dataset(SPEC, "val", root=tmp_path, length=9)) == (9 if time_first else 6)
+    assert build_dataset(SPEC, "train", root=tmp_path).source.endswith(TRAIN)
 
 
-def test_sequences_without_digits_serve_the_test_split_alone(tmp_path):
-    np.save(tmp_path / SEQUENCES, np.zeros((20, 2, 64, 64), np.uint8))
-    assert len(build_dataset(SPEC, "test", root=tmp_path)) == 2
-    with pytest.raises(DataFileError, match=f"{tmp_path}: no digits for the train split, expected {TRAIN}"):
-        build_dataset(SPEC, "train", root=tmp_path)
+def test_predbenchs_val_sequences_are_apart_from_test(tmp_path):
+    forms.write_moving_mnist_npy(tmp_path, time_first=False)
+    path = tmp_path / "moving_mnist/mnist_val_seq_1.npy"
+    val = np.load(path)
+    val[2] = forms.sequences(6, 64, 0)[5]
+    np.save(path, val)
+    data = build_dataset(SPEC, "val", root=tmp_path)
+    assert data.notes == ("1 of 6 windows left out: they share frames with another split",)
+    assert np.array_equal(np.concatenate(data[2]), val[3, :, None] / np.float32(255))
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_sequences_of_earthformers_form_are_the_test_split_without_digits(tmp_path, size):
+    forms.write_moving_mnist_floats(tmp_path, size=size)
+    data = build_dataset(SPEC, "test", root=tmp_path)
+    assert len(data) == 2
+    means = forms.sequences(2, size, 0)[1].reshape(20, 64, size // 64, 64, size // 64).mean((2, 4)) / 255
+    assert np.allclose(np.concatenate(data[1])[:, 0], means, atol=1e-6)
+    message = refused(tmp_path / "moving_mnist", SPEC, tmp_path)
+    assert "no digits for the train split, expected train-images-idx3-ubyte(.gz)" in message
+
+
+def test_other_sequences_beside_digits_are_said_to_be_left_out(tmp_path):
+    forms.write_moving_mnist_floats(tmp_path)
+    forms.write_mnist_raw(tmp_path)
+    data = build_dataset(SPEC, "test", root=tmp_path, length=3)
+    assert data.source.endswith("t10k-images-idx3-ubyte")
+    held = tmp_path / "moving_mnist/mm_dis01_seq0.npy"
+    assert data.notes == (f"2 files as {held} left out: these samples are put together from digits",)
+
+
+def test_test_digits_are_never_train_digits(tmp_path):
+    forms.write_mnist_gz(tmp_path)
+    folder = tmp_path / "moving_mnist"
+    train, test = read_idx_images(folder / TRAIN), read_idx_images(folder / TEST)
+    train[[3, 8]], train[26], train[5] = test[[1, 2]], test[4], train[27]  # 27 is of the val split
+    (folder / TRAIN).write_bytes(idx(train))
+    data = build_dataset(SPEC, "train", root=tmp_path)
+    assert data.notes == ("3 of 25 digits left out: they are in another split too",)
+    assert build_dataset(SPEC, "val", root=tmp_path).notes == ("1 of 3 digits left out: they are in another split too",)
+    assert build_dataset(SPEC, "test", root=tmp_path).notes == ()
+    (folder / TRAIN).write_bytes(idx(test))
+    assert "every image of the train split is in another one too" in refused(folder / TRAIN, SPEC, tmp_path)
+
+
+def test_t10k_alone_is_split_by_digit(tmp_path):
+    forms.write_mnist_gz(tmp_path)
+    (tmp_path / "moving_mnist" / TRAIN).unlink()
+    held = read_idx_images(tmp_path / "moving_mnist" / TEST)
+    seen = {}
+    for split in ("train", "val", "test"):
+        digits = build_dataset(SPEC, split, root=tmp_path)._make.args[-1]
+        seen[split] = {digit.tobytes() for digit in digits}
+    assert sum(map(len, seen.values())) == len(set.union(*seen.values())) == len(held)
 
 
 GOOD = idx(blank(10, 200))
@@ -114,21 +207,6 @@ def test_broken_digit_files_are_named(tmp_path, case):
     with pytest.raises(DataFileError, match=f"{tmp_path / TRAIN}: .*{message}") as error:
         build_dataset(SPEC, "val", root=tmp_path)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((20, 3, 64, 64), np.float32), r"float32 \(20, 3, 64, 64\), expected uint8 \(frames, n, side, side\)"),
-        (np.zeros((20, 3, 64), np.uint8), r"uint8 \(20, 3, 64\), expected uint8"),
-        (np.zeros((12, 3, 64, 64), np.uint8), "12 frames of 64x64, expected at least 20 of 64x64"),
-        (np.zeros((20, 3, 48, 48), np.uint8), "20 frames of 48x48, expected at least 20 of 64x64"),
-    ],
-)
-def test_other_arrays_than_the_published_are_refused(tmp_path, array, message):
-    np.save(tmp_path / SEQUENCES, array)
-    with pytest.raises(DataFileError, match=message):
-        build_dataset(SPEC, "test", root=tmp_path)
 
 
 def test_a_truncated_array_is_named(tmp_path):

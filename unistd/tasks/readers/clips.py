@@ -94,14 +94,11 @@ def cut(clips: Sequence[Clip], frames: int, starts: Callable[[int], Iterable[int
     Args:
         starts: number of rows at which a window of a clip can start -> those at which one does (`every(stride)`).
     """
-    numbers, firsts = [], []
-    for number, clip in enumerate(clips):
-        room = clip.frames - (frames - 1) * step
-        chosen = np.asarray(list(starts(room)) if room > 0 else [], np.int64)
-        numbers.append(np.full(len(chosen), number, np.int64))
-        firsts.append(chosen)
-    empty = np.empty(0, np.int64)
-    return Windows(np.concatenate([empty, *numbers]), np.concatenate([empty, *firsts]), step)
+    rooms = [clip.frames - (frames - 1) * step for clip in clips]
+    chosen = {room: np.asarray(list(starts(room)) if room > 0 else [], np.int64) for room in set(rooms)}
+    firsts = [chosen[room] for room in rooms]
+    numbers = np.repeat(np.arange(len(clips)), np.asarray(list(map(len, firsts)), np.int64))
+    return Windows(numbers, np.concatenate([np.empty(0, np.int64), *firsts]), step)
 
 
 def every(stride: int) -> Callable[[int], range]:
