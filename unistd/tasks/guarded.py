@@ -69,7 +69,7 @@ class GuardedProcess:
             try:
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
-                return _receive(self._process.stdout, shape, dtype)
+                return _receive(path, self._process.stdout, shape, dtype)
             except (EOFError, BrokenPipeError):
                 status = self.end()
                 if fresh or status == -signal.SIGPROF:
@@ -81,11 +81,13 @@ class GuardedProcess:
         raise AssertionError("the second process was a fresh one")
 
 
-def _receive(stream: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> tuple[dict, np.ndarray]:
+def _receive(path: Path, stream: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> tuple[dict, np.ndarray]:
     line = stream.readline()
     if not line.endswith(b"\n"):
         raise EOFError
     answer, content = json.loads(line), np.empty(shape, dtype)
+    if "error" not in answer and answer["bytes"] != content.nbytes:
+        raise DataFileError(f"{path}: {answer['bytes']} bytes of values, expected {content.nbytes} as it was opened")
     if "error" not in answer and stream.readinto(content.reshape(-1).view(_BYTE)) != content.nbytes:
         raise EOFError
     return answer, content

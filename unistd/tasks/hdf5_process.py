@@ -69,6 +69,7 @@ def main(answer_to: Callable[[dict], tuple[dict, np.ndarray | None]] | None = No
             text = " ".join(str(error).split()) or type(error).__name__
             answer["error"] = f"not a readable HDF5 file ({text[:200]})"
         _limit_time(0)
+        answer["bytes"] = 0 if rows is None else rows.nbytes
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         if rows is not None and rows.size:
             sys.stdout.buffer.write(rows.data)

@@ -24,6 +24,9 @@ def split_pieces(records: Sequence[Record], task: OwnTask, root: Path) -> tuple[
     Raises:
         DataFileError: too few files for all splits, or patterns that fit none, or one file twice.
     """
+    for record in records:
+        if len(record) > 1 and (np.diff(record.times) < 0).all():
+            raise DataFileError(f"{record.name}: its frames go back in time, expected the earliest first")
     step = task.interval or usual_step(np.concatenate([_steps(record) for record in records]))
     whole = [(number, first, end) for number, record in enumerate(records) for first, end in pieces(record.times, step)]
     if task.splits.named or task.splits.by == "file":

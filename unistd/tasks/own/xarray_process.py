@@ -50,7 +50,7 @@ def answer(request: dict) -> tuple[dict, np.ndarray | None]:
             times, dated = _times(dataset, arrays[0], time, request["time"])
             if request.get("times"):
                 return {}, times
-            shape = list(_joined([np.broadcast_to(np.empty((), a.dtype), a.shape) for a in arrays], axes).shape)
+            shape = list(_joined([_empty(array, time) for array in arrays], axes).shape)
             kind = np.result_type(*arrays).str
             return {"axes": axes, "shape": shape, "dtype": kind, "dated": dated}, None
     except (Refusal, MemoryError):
@@ -126,6 +126,12 @@ def _single(array, dim: str) -> bool:
 
 def _is_time(dataset, dim: str) -> bool:
     return str(dim).lower() in _TIMES or (dim in dataset.coords and dataset[dim].dtype.kind == "M")
+
+
+def _empty(array, time: str) -> np.ndarray:
+    """Of the type and, with time first, the shape of a variable, in no memory."""
+    sizes = [array.sizes[time], *(size for dim, size in array.sizes.items() if dim != time)]
+    return np.broadcast_to(np.empty((), array.dtype), sizes)
 
 
 def _joined(arrays: list[np.ndarray], axes: str) -> np.ndarray:

@@ -6,6 +6,7 @@ import gzip
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ FORMATS = ("PNG", "JPEG", "PPM", "TIFF")
 MOST_TOGETHER = 1 << 28  # bytes of the frames of a sample, as they are stored
 _MOST_PIXELS = 40_000_000  # four times those of any sensor that the tasks know
 _MOST_BYTES = 1 << 28
+_SUBFILE, _COPY_OR_MASK = 254, 1 | 4  # TIFF 6.0, NewSubfileType
 _AS_RGB = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
 
 
@@ -39,6 +41,7 @@ def decode_image(name: object, content: bytes) -> np.ndarray:
                 raise DataFileError(
                     f"{name}: {image.width} x {image.height} pixels, expected at most {_MOST_PIXELS} together"
                 )
+            _check_single(image)
             if image.mode == "1":
                 image = image.convert("L")
             elif image.mode in _AS_RGB:
@@ -51,6 +54,16 @@ def decode_image(name: object, content: bytes) -> np.ndarray:
         reason = in_words(" ".join(str(error).split()) or type(error).__name__, 120)
         raise DataFileError(f"{name}: not a readable picture ({reason})") from None
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+
+
+def _check_single(image: Image.Image) -> None:
+    """Raises for a file of several pictures, one of which alone would be read; smaller copies of the first, and its
+    mask, are none."""
+    with suppress(EOFError):
+        image.seek(1)
+        if not getattr(image, "tag_v2", {}).get(_SUBFILE, 0) & _COPY_OR_MASK:
+            raise ValueError("it holds several pictures, expected one a file")
+    image.seek(0)
 
 
 def _check_end(form: str | None, content: bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from support.forms.own import (
     moving_frames,
     write_frames,
@@ -18,6 +19,8 @@ from support.forms.own import (
 )
 from support.own import split_of
 from support.refusal import assert_refused, attempt
+
+from unistd.tasks import DataFileError
 
 FRAMES = moving_frames(40)
 DAYS = np.datetime64("2020-01-01", "ns") + np.arange(40).astype("timedelta64[D]")
@@ -141,3 +144,24 @@ def read_split(root: Path, split: str, keys: dict) -> None:
     data = split_of(root, split, **keys)
     for index in range(len(data)):
         data[index]
+
+
+def test_a_file_of_several_pictures(tmp_path):
+    pages = [Image.fromarray(frame) for frame in FRAMES]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert_refused(attempt(read_all, tmp_path, {"files": "*.tif"}), f"{tmp_path}/a.tif", "several pictures")
+
+
+def test_frames_that_go_back_in_time(tmp_path):
+    stamps = np.array([f"202001{31 - day % 31:02d}{23 - day // 31:02d}" for day in range(len(FRAMES))], "S10")
+    write_hdf5(tmp_path, FRAMES, np.sort(stamps)[::-1])
+    keys = {"files": "data.h5", "variable": "fields/rain", "time": "date"}
+    assert_refused(attempt(read_all, tmp_path, keys), f"{tmp_path}/data.h5", "go back in time")
+
+
+def test_a_netcdf_that_is_replaced_by_a_larger_one(tmp_path):
+    write_netcdf(tmp_path, FRAMES, DAYS)
+    samples = split_of(tmp_path, files="sea.nc")
+    write_netcdf(tmp_path, np.concatenate([FRAMES, FRAMES], axis=2), DAYS, "new.nc").rename(tmp_path / "sea.nc")
+    with pytest.raises(DataFileError, match=r"bytes of values, expected .* as it was opened"):
+        samples[0]

@@ -25,6 +25,13 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("UNISTD_CACHE", str(tmp_path / "cache"))
 
 
+def write_transposed(root, frames):
+    import xarray
+
+    data = xarray.DataArray(frames, dims=("time", "lat", "lon"), coords={"time": DAYS}, name="sst")
+    data.transpose("lat", "lon", "time").to_netcdf(root / "sea.nc", engine="h5netcdf")
+
+
 WRITERS = {
     "png": (lambda root: write_frames(root, FRAMES), {"files": "frames/*.png"}),
     "pgm.gz": (lambda root: write_frames(root, FRAMES, suffix=".pgm.gz"), {"files": "frames"}),
@@ -45,6 +52,7 @@ WRITERS = {
         lambda root: write_netcdf(root, FRAMES.astype(np.float32), DAYS, engine="scipy"),
         {"files": "sea.nc", "variable": "sst", "range": [0, 255]},
     ),
+    "netcdf, time last": (lambda root: write_transposed(root, FRAMES), {"files": "sea.nc"}),
     "zarr": (lambda root: write_netcdf(root, FRAMES, DAYS, "sea.zarr"), {"files": "*.zarr"}),
     "video": (lambda root: write_video(root, FRAMES), {"files": "clip.avi", "channels": 1}),
 }
