@@ -96,3 +96,17 @@ def test_preview_draws_an_animation_and_a_sheet(tmp_path):
     with Image.open(tmp_path / "kth.gif") as animation, Image.open(tmp_path / "kth.png") as sheet:
         assert animation.n_frames == 13
         assert sheet.size == (12 * (48 * 2 + 2), 6 * (32 * 2 + 2))
+
+
+def test_preview_draws_what_was_not_measured_in_grey(tmp_path):
+    frames = np.random.default_rng(0).random((24, 8, 8)).astype(np.float32)
+    frames[:, :4, :4] = np.nan
+    np.save(tmp_path / "rain.npy", frames)
+    description = tmp_path / "rain.yaml"
+    description.write_text("files: rain.npy\naxes: thw\nmissing: true\nframes_in: 2\nframes_out: 2\n")
+    words = ["--data-root", str(tmp_path), "--output", str(tmp_path)]
+    assert main(["data", "preview", str(description), *words]) == 0
+    with Image.open(tmp_path / "rain.png") as sheet:
+        pixels = np.asarray(sheet)[:32, :32].reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) == 1
+    assert len(set(pixels[0].tolist())) == 1

@@ -70,7 +70,7 @@ class SevirReader:
         """See `Task.open`; `seed` has no effect. No frames are read."""
         top = self.find(root)
         catalog = top / "CATALOG.csv"
-        kind, listed = _choose(catalog, read_catalog(catalog))
+        kind, listed = _choose(catalog, read_catalog(catalog, _KINDS))
         events = unique([event for event in listed if event.complete])
         files = {file: _EventFile.open(catalog, file, kind, part) for file, part in files_of(events)}
         written = [event for event in events if event.id in files[event.file].ids]

@@ -7,7 +7,7 @@ import datetime
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,8 +50,8 @@ class Event:
         return next(split for split, border in _BORDERS.items() if self.time <= border)
 
 
-def read_catalog(path: Path) -> dict[str, list[Event]]:
-    """Image type -> its events, in the order of the rows.
+def read_catalog(path: Path, kinds: Iterable[str]) -> dict[str, list[Event]]:
+    """Image type -> its events, in the order of the rows; none of a type but `kinds`, whose rows are of other kinds.
 
     Raises:
         DataFileError: not UTF-8 text, without the columns that are needed, or with a row that is not as published.
@@ -67,8 +67,8 @@ def read_catalog(path: Path) -> dict[str, list[Event]]:
                 found = in_words(list(reader.fieldnames or ()))
                 raise DataFileError(f"{path}: columns {found}, expected {', '.join(lacking)} as well")
             for row in reader:
-                event = _event(path, reader.line_num, row)
-                events.setdefault(row["img_type"], []).append(event)
+                event = _event(path, reader.line_num, row, row.get("img_type") in kinds)
+                events.setdefault(row["img_type"], []).extend(event)
         except UnicodeDecodeError as error:
             raise DataFileError(f"{path}: not UTF-8 text (byte {error.start} of a piece)") from None
         except csv.Error as error:
@@ -76,12 +76,16 @@ def read_catalog(path: Path) -> dict[str, list[Event]]:
     return events
 
 
-def _event(path: Path, line: int, row: dict[str, str | None]) -> Event:
+def _event(path: Path, line: int, row: dict[str, str | None], wanted: bool) -> list[Event]:
+    """That of a row, or none: the lightning's are not of frames, and need not have all that frames have."""
+
     def refuse(name: str, expected: str) -> DataFileError:
         return DataFileError(f"{path}: {name} is {in_words(row[name])} in line {line}, expected {expected}")
 
     if None in row or None in row.values():
         raise DataFileError(f"{path}: line {line} has not the columns that the first line names")
+    if not wanted:
+        return []
     if not row["id"]:
         raise refuse("id", "the name of an event")
     index = row["file_index"]
@@ -98,7 +102,7 @@ def _event(path: Path, line: int, row: dict[str, str | None]) -> Event:
     if not row["file_name"] or file.is_absolute() or ".." in file.parts or "\0" in row["file_name"]:
         raise refuse("file_name", "a file below the data folder")
     corners = tuple(_number(row.get(name)) for name in _CORNERS)
-    return Event(row["id"], row["file_name"], int(index), time, corners, missing == 0)
+    return [Event(row["id"], row["file_name"], int(index), time, corners, missing == 0)]
 
 
 def _number(text: str | None) -> float:

@@ -1,5 +1,6 @@
 """SEVIR from its catalogue and its files of events."""
 
+import json
 import pickle
 import shutil
 import time
@@ -11,7 +12,9 @@ from support.bad_files import KINDS_OF_DAMAGE, damaged, refusal
 from support.forms.reading import BROKEN, read_all, refused
 from support.forms.sevir import event, file_name, row, write_catalog, write_events, write_sevir
 from support.refusal import MEMORY, attempt
+from support.tiny_run import tiny_config
 
+from unistd.cli import main
 from unistd.tasks import DataFileError, build_dataset, files_found, get_task
 
 SPEC = get_task("sevir").spec
@@ -58,6 +61,16 @@ def test_vil_comes_first_and_others_alone(tmp_path):
     write_sevir(tmp_path, size=16)
     write_catalog(tmp_path / "sevir", rows)
     assert build_dataset(SMALL, "test", root=tmp_path).spec.unit == SPEC.unit
+
+
+def test_the_rows_of_the_lightning_are_passed_over(tmp_path):
+    write_sevir(tmp_path, size=16)
+    lightning = [row(number, "lght", pct_missing="", file_index="", llcrnrlat="") for number in range(4)]
+    rows = [entry for number in range(4) for entry in (lightning[number], row(number))]
+    write_catalog(tmp_path / "sevir", rows)
+    assert {split: len(samples) for split, samples in read_all(SMALL, tmp_path).items()} == {
+        "train": 6, "val": 3, "test": 3
+    }  # fmt: skip
 
 
 def test_frames_of_another_size_and_length(tmp_path):
@@ -154,6 +167,22 @@ def test_twenty_gigabytes_open_in_a_second(tmp_path, layout):
     outcome = attempt(read_one, tmp_path)
     assert outcome.status == 0, outcome.errors
     assert outcome.memory < MEMORY
+
+
+def train_one(root):
+    own = {"data.root": str(root), "data.cache": False, "tasks": ["sevir"], "ranks.epochs": 1, "train.epochs": 1}
+    sizes = {"height": 48, "width": 48, "patch": 16, "frames_in": 3, "frames_out": 2}
+    config = tiny_config(root / "run", own | {"task_options": {"sevir": sizes}})
+    (root / "tiny.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    return main(["train", "--config", str(root / "tiny.yaml")])
+
+
+def test_twenty_gigabytes_are_trained_on_in_little_memory(tmp_path):
+    write_large(tmp_path, "chunks that are written alone")
+    outcome = attempt(train_one, tmp_path)
+    assert outcome.status == 0, outcome.errors
+    assert outcome.memory < MEMORY, "of the trainer, the model and the data"
+    assert (tmp_path / "run" / "metrics.json").is_file()
 
 
 CATALOGS = {
