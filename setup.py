@@ -78,6 +78,7 @@ setup(
             "onnxruntime>=1.20",
             "onnxscript>=0.5",
             "peft>=0.21",
+            "psutil>=5",
             "pytest>=8",
             "pytest-benchmark>=5",
             "pytest-timeout>=2",

@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from support.processes import WORLD
 from support.tiny_run import tiny_config
+from unistd.training import trainer as trainer_module
 from unistd.training.log import read_log
 from unistd.training.processes import ALONE, Processes
 from unistd.training.run import Run
@@ -44,6 +47,23 @@ def train(folder: Path, changes: dict[str, object], processes: Processes = ALONE
     trainer.save = keeping
     trainer.fit()
     return trainer
+
+
+@contextmanager
+def frozen_trunk() -> Iterator[None]:
+    """Inside `with`, trunks that are trained learn by their adapters alone, as one that was read from a file."""
+    build = trainer_module.build_model
+
+    def frozen(*arguments, **options):
+        model = build(*arguments, **options)
+        for name, parameter in model.trunk.named_parameters():
+            learns = ("lora_", "rank", "router", "temporal")
+            parameter.requires_grad_(any(word in name for word in learns))
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "build_model", frozen)
+        yield
 
 
 def half_way(folder: Path, copy: Path) -> Path:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.many_processes import HALF, SHARED, STEPS, assert_close, assert_same_course, half_way, processes_of, train
+from support.many_processes import (
+    HALF,
+    SHARED,
+    STEPS,
+    assert_close,
+    assert_same_course,
+    frozen_trunk,
+    half_way,
+    processes_of,
+    train,
+)
 from support.processes import together
 from support.tiny_run import tiny_config
 
@@ -15,7 +25,8 @@ from unistd.training.evaluate import evaluate, held_out, values_of
 from unistd.training.processes import Processes
 from unistd.training.run import Run, build_model
 
-PRINTED = SHARED | {"ranks.recipe": "printed", "train.epoch_samples": 6}
+SHORT = SHARED | {"train.epoch_samples": 6}
+PRINTED = SHORT | {"ranks.recipe": "printed"}
 SIZES = (1, 2, 5)  # of splits that two processes measure
 
 
@@ -40,6 +51,11 @@ def in_two(rank: int, folder: str) -> None:
     train(folder / "printed fsdp", PRINTED | {"train.strategy": "fsdp"}, processes)
     for strategy in ("ddp", "fsdp"):
         train(folder / f"one then {strategy}", SHARED | {"train.strategy": strategy}, processes, resume=True)
+    with frozen_trunk():
+        train(folder / "frozen ddp", SHORT, processes)
+        sharded = SHORT | {"train.strategy": "fsdp"}
+        train(folder / "frozen sharded", sharded, processes)
+        train(folder / "frozen whole", sharded | {"train.shard_frozen": False}, processes)
     results = processes.gather(measured(processes, folder))
     assert results[0] == results[1]
     if processes.first:
@@ -53,6 +69,8 @@ def runs(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     train(folder / "one", SHARED)
     train(folder / "printed one", PRINTED)
+    with frozen_trunk():
+        train(folder / "frozen one", SHORT)
     for strategy in ("ddp", "fsdp"):
         half_way(folder / "one", folder / f"one then {strategy}")
     together(in_two, folder)
@@ -61,7 +79,16 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("mine", "expected"), [("ddp", "one"), ("fsdp", "one"), ("printed fsdp", "printed one")], ids=lambda name: name
+    ("mine", "expected"),
+    [
+        ("ddp", "one"),
+        ("fsdp", "one"),
+        ("printed fsdp", "printed one"),
+        ("frozen ddp", "frozen one"),
+        ("frozen sharded", "frozen one"),
+        ("frozen whole", "frozen one"),
+    ],
+    ids=lambda name: name,
 )
 def test_two_processes_take_the_steps_of_one_across_the_freezing_of_ranks(runs, mine, expected):
     assert_same_course(runs / mine, runs / expected)
