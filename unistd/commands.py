@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unistd.arguments import whole_number
 from unistd.data_commands import add_commands
 from unistd.files import write_text
 from unistd.forecast import npy_path, open_frames, write_forecast
@@ -21,6 +22,8 @@ from unistd.launch import launch
 from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.output import OutputLost
+from unistd.plan.command import add_options as add_plan_options
+from unistd.plan.command import plan
 from unistd.schema import describe_keys
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
@@ -47,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if options.command == "train":  # argparse alone does not take overrides on both sides of an option
+    if options.command in ("train", "plan"):  # argparse alone does not take overrides on both sides of an option
         options.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
@@ -258,7 +261,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "of input and forecast: normalised to [0, 1], or the physical unit that the run says its data have"
     sub.add_argument("--units", choices=("normalised", "physical"), default="normalised", help=text)
     text = "length of the forecast; beyond the task's own it goes on from what was forecast, and errors grow"
-    sub.add_argument("--frames", type=_frames, metavar="N", help=text)
+    sub.add_argument("--frames", type=whole_number(10_000), metavar="N", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
 
     sub = command(export)
@@ -271,6 +274,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser("data", help="check, prepare or look at data", allow_abbrev=False)
     add_commands(sub)
+
+    sub = command(plan)
+    add_plan_options(sub)
 
     sub = command(tasks)
     text = "YAML descriptions of tasks of one's own, or the names of those that are shipped"
@@ -289,13 +295,6 @@ class _Once(argparse._StoreAction):
         if option_string is not None:
             seen.add(option_string)
         super().__call__(parser, namespace, values, option_string)
-
-
-def _frames(text: str) -> int:
-    """A whole number from 1 to 10,000."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 10000, found {text[:60]!r}")
-    return int(text)
 
 
 def keys_help() -> str:

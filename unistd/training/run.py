@@ -114,8 +114,26 @@ def build_model(config: Config, load_pretrained: bool = True, training: bool = F
 
     Raises ValueError as `UniSTD` does, and, before anything is made, where this machine's memory is too small.
     """
-    options, specs = config.model, task_specs(config)
-    trunk = options.trunk if isinstance(options.trunk, str) else TrunkConfig(**options.trunk.model_dump())
+    specs = task_specs(config)
+    trunk, adapter = model_sizes(config)
+    check_memory(config, specs, trunk, adapter, training)
+    options = config.model
+    return UniSTD(
+        list(specs.values()),
+        options.trunk if isinstance(options.trunk, str) else trunk,
+        options.pretrained,
+        adapter=adapter,
+        hidden=options.hidden,
+        residual=options.residual,
+        checkpointing=options.checkpointing,
+        load_pretrained=load_pretrained,
+    )
+
+
+def model_sizes(config: Config) -> tuple[TrunkConfig, AdapterConfig]:
+    """The sizes of a config's Transformer, a pretrained one's too, and of the adapters in it; raises ValueError."""
+    options = config.model
+    trunk = options.trunk if isinstance(options.trunk, str) else options.trunk.trunk_config()
     adapter = AdapterConfig(
         qkv_experts=options.qkv_experts,
         proj_experts=options.proj_experts,
@@ -125,17 +143,7 @@ def build_model(config: Config, load_pretrained: bool = True, training: bool = F
         init_rank=options.init_rank,
         interpolation="sampled" if config.ranks.recipe == "sampled" else "linear",
     )
-    check_memory(config, specs, trunk_config(trunk, options.pretrained), adapter, training)
-    return UniSTD(
-        list(specs.values()),
-        trunk,
-        options.pretrained,
-        adapter=adapter,
-        hidden=options.hidden,
-        residual=options.residual,
-        checkpointing=options.checkpointing,
-        load_pretrained=load_pretrained,
-    )
+    return trunk_config(trunk, options.pretrained), adapter
 
 
 def use_units(model: UniSTD, units: Mapping[str, Unit]) -> None:
