@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from unistd.training.watch import Watch
 
 
+SHARED = ("train", "evaluate")  # commands that several processes do together
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 after an error, 128 + signal after a stop.
 
@@ -63,6 +66,10 @@ def _run(arguments: Sequence[str] | None, interrupts: Interrupts, processes: Pro
         with redirect_stdout(output):
             with nullcontext() if processes.first else redirect_stderr(None):
                 options = parse(arguments)
+            if processes.world > 1 and options.command not in SHARED:
+                raise ValueError(
+                    f"{options.command} takes one process, {processes.world} were started: leave torchrun out"
+                )
             console = Console(file=output, quiet=not processes.first)
             wide = console.is_terminal or not processes.first
             status = options.run_command(options, console if wide else Console(file=output, width=120))
@@ -72,8 +79,11 @@ def _run(arguments: Sequence[str] | None, interrupts: Interrupts, processes: Pro
         end(f"{stop}; `--resume` continues")
         return 1 if stop.signum is None else 128 + stop.signum
     except OutputLost as lost:
+        line = f"error: {lost}{_continues(options)}"
         if lost.signum is None or options.command == "train":
-            end(f"error: {lost}{_continues(options)}")
+            end(line)
+        elif watch is not None:
+            watch.blame(line)  # the others end without a word as well
         return lost.status
     except BaseException as error:
         if interrupts.signum is not None:  # which some libraries turn into errors of their own

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from support.run_folder import refusal_of
 from support.tiny_run import tiny_config
+from torch.distributed import TCPStore
 
 from unistd.training.checkpoint import load_checkpoint
 from unistd.training.run import Run
@@ -104,6 +105,17 @@ def test_an_error_of_all_is_said_once(tmp_path):
     assert job.returncode == 1
     assert errors == "unistd: error: /nowhere: no such folder\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_command_of_one_process_is_not_done_by_two():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    command = [sys.executable, "-m", "unistd", "tasks"]
+    done = subprocess.run(command, env=os.environ | job, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "unistd: error: tasks takes one process, 2 were started: leave torchrun out\n"
 
 
 @pytest.mark.parametrize(
