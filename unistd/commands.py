@@ -24,6 +24,7 @@ from unistd.model import UniSTD
 from unistd.output import OutputLost
 from unistd.plan.command import add_options as add_plan_options
 from unistd.plan.command import plan
+from unistd.runs_command import add_runs_options, runs
 from unistd.schema import describe_keys
 from unistd.tasks import task_table
 from unistd.tasks.spec import nearest
@@ -277,6 +278,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(plan)
     add_plan_options(sub)
+
+    add_runs_options(command(runs))
 
     sub = command(tasks)
     text = "YAML descriptions of tasks of one's own, or the names of those that are shipped"
