@@ -2,7 +2,8 @@
 
 `<root>/<CITY>/training/<YYYY-MM-DD>_<CITY>_8ch.h5` holds `array` (T, H, W, 8) uint8, T = 288 intervals of 5 minutes;
 channels are volume and speed in turn for NE, NW, SE, SW. The release's files of static maps and of the contest's test
-are not read: the latter are inputs without what followed.
+are not read: the latter are inputs without what followed. Where `index.txt`, the release's own list of its files, lies
+beside the cities, it says which days of a city there are: then a part of the release is split as the whole.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _EXPECTED = "CITY/training/YYYY-MM-DD_CITY_8ch.h5"
 _DAY = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})_(.+)_8ch\.h5$")
 _ALIKE = re.compile(r"8ch|\.(h5|hdf5)(\.|$)", re.IGNORECASE)
 _STRIDE = 10  # intervals between windows, PredBench's
+_INDEX, _LARGEST_INDEX = "index.txt", 1 << 22
 _HELD_OUT = 10  # one day of so many
 
 
@@ -53,19 +55,47 @@ def _cities(top: Path) -> Iterator[str]:
     return (name for name in list_folder(top) if has(top / name / "training", _DAY))
 
 
-def _part(days: list[Path], split: str) -> list[Path]:
+def _released(top: Path) -> set[str]:
+    """Names of the days' files that the release's index lists; none where there is no index.
+
+    Raises DataFileError for an index without any: it is another file.
+    """
+    if _INDEX not in list_folder(top):
+        return set()
+    with open_file(top / _INDEX) as file:
+        lines = file.read(_LARGEST_INDEX).decode("utf-8", "replace").splitlines()
+    names = {name for name in (line.strip().rpartition("/")[2] for line in lines) if _DAY.fullmatch(name)}
+    if not names:
+        raise DataFileError(f"{top / _INDEX}: lists no day, expected lines like {_EXPECTED}")
+    return names
+
+
+def _part(days: list[Path], split: str, released: set[str]) -> list[Path]:
     """Those of a city's days that are of a split: the last tenth test, the tenth before it val; of fewer than 3, none.
 
-    Whole days: windows of two splits never overlap.
+    Whole days: windows of two splits never overlap. The tenths are those of the city's days in the release, where its
+    index lists them all.
     """
-    held = max(1, len(days) // _HELD_OUT) if len(days) >= len(SPLITS) else 0
-    borders = {"train": (0, len(days) - 2 * held), "val": (-2 * held, -held), "test": (-held, None)}
-    return days[slice(*borders[split])] if held or split == "train" else []
+    names = [path.name for path in days]
+    if released.issuperset(names):
+        (city,) = {_DAY.fullmatch(name)[2] for name in names}
+        names = sorted(name for name in released if _DAY.fullmatch(name)[2] == city)
+    held = max(1, len(names) // _HELD_OUT) if len(names) >= len(SPLITS) else 0
+    borders = {"train": (0, len(names) - 2 * held), "val": (-2 * held, -held), "test": (-held, None)}
+    chosen = set(names[slice(*borders[split])]) if held or split == "train" else set()
+    return [path for path in days if path.name in chosen]
+
+
+def _chosen(days: dict[str, list[Path]], split: str, released: set[str]) -> list[Path]:
+    return [path for city in days.values() for path in _part(city, split, released)]
 
 
 def _dataset(spec: TaskSpec, top: Path, split: str) -> ClipDataset:
     days = _days_of(top)
-    paths = [path for city in days.values() for path in _part(city, split)]
+    released, notes = _released(top), ()
+    if released and not all(_chosen(days, kind, released) for kind in SPLITS):
+        released, notes = set(), (f"{_INDEX} is passed over: of one of the splits that it makes no day is here",)
+    paths = _chosen(days, split, released)
     if not paths:
         counts = ", ".join(f"{len(city)} days of {name}" for name, city in days.items())
         raise DataFileError(
@@ -77,7 +107,7 @@ def _dataset(spec: TaskSpec, top: Path, split: str) -> ClipDataset:
         raise DataFileError(
             f"{clips[0].name}: {clips[0].frames} frames, expected at least {spec.frames_in + spec.frames_out}"
         )
-    return ClipDataset(spec, clips, windows, str(top), centre_crop)
+    return ClipDataset(spec, clips, windows, str(top), centre_crop, notes)
 
 
 def _clips(paths: list[Path]) -> list[Clip]:

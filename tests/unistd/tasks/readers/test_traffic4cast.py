@@ -49,6 +49,23 @@ def test_every_citys_last_days_are_held_out(tmp_path):
             np.testing.assert_array_equal(sample * 255, day(12, (8, 8), number).transpose(0, 3, 1, 2))
 
 
+def test_the_releases_index_says_which_days_are_held_out(tmp_path):
+    write_traffic4cast(tmp_path, clips=4)  # of ten days: the eighth is the first of val
+    for number, there in enumerate((0, 7, 8, 9)):
+        path_of(tmp_path, number).rename(path_of(tmp_path, number).with_name(f"2019-02-{there + 1:02d}_{CITY}_8ch.h5"))
+    index = tmp_path / "traffic4cast/index.txt"
+    listed = [f"{CITY}/training/2019-02-{day + 1:02d}_{CITY}_8ch.h5" for day in range(20)]
+    index.write_text("\n".join([f"{CITY}/{CITY}_static.h5", *listed[:10]]) + "\n")
+    sizes = [len(build_dataset(SPEC, split, root=tmp_path)) for split in ("train", "val", "test")]
+    assert sizes == [4, 2, 2]
+    index.write_text("\n".join(listed))  # none of the first of twenty days is held out
+    data = build_dataset(SPEC, "train", root=tmp_path)
+    assert (len(data), len(data.notes)) == (4, 1)
+    index.write_text("of something else\n")
+    with pytest.raises(DataFileError, match=r"index\.txt: lists no day"):
+        build_dataset(SPEC, "train", root=tmp_path)
+
+
 def test_a_copy_of_a_test_day_is_left_out(tmp_path):
     write_traffic4cast(tmp_path, size=(8, 8), frames=12)
     shutil.copy(path_of(tmp_path, 4), path_of(tmp_path, 0))
