@@ -56,8 +56,8 @@ CARDS: dict[str, Card] = {
         forms=(
             "traffic4cast/CITY/training/2019-01-02_CITY_8ch.h5, and index.txt, the release's list of files, if at hand",
         ),
-        splits="of each city the last tenth of its days (those of index.txt) is test, the tenth before it val: of the release's 2,164 days"
-        " 1,732, 216 and 216, 28 samples each",
+        splits="of each city the last tenth of its days (those of index.txt) is test, the tenth before it val:"
+        " of the release's 2,164 days 1,732, 216 and 216, 28 samples each",
         prepare=_SLOW.format("traffic4cast"),
     ),
     "moving_mnist": Card(
