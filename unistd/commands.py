@@ -153,24 +153,24 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     processes.meet()
     run = find_run(options.run)
     with run.writing() if processes.first else nullcontext():
-        _evaluate(run, console, processes)
+        _evaluate(run, console, processes, options.checkpoint)
 
 
-def _evaluate(run: Run, console: Console, processes: Processes) -> None:
-    console.print(results_table(evaluate_run(run.folder, console, processes)))
+def _evaluate(run: Run, console: Console, processes: Processes, which: str = "last") -> None:
+    console.print(results_table(evaluate_run(run.folder, console, processes, which)))
 
 
 def report(options: argparse.Namespace, console: Console) -> None:
     """Writes a run's report.html."""
     run = find_run(options.run)
     with run.writing():
-        _report(run, console)
+        _report(run, console, options.checkpoint)
 
 
-def _report(run: Run, console: Console) -> None:
+def _report(run: Run, console: Console, which: str = "last") -> None:
     from unistd.report import write_report  # matplotlib is slow to import, and only this needs it
 
-    _say(console, f"report: {write_report(run.folder)}")
+    _say(console, f"report: {write_report(run.folder, which)}")
 
 
 def _say(console: Console, text: str | Text) -> None:
@@ -180,12 +180,12 @@ def _say(console: Console, text: str | Text) -> None:
 
 def predict(options: argparse.Namespace, console: Console) -> None:
     """Forecasts the frames that follow those of a file."""
-    trained = read_run(options.run)
+    trained = read_run(options.run, options.checkpoint)
     device = open_device_or_cpu(trained.config.train, lambda line: _say(console, line)).device
     model, physical = trained.model.to(device), options.units == "physical"
     _check_task(options.task, model)
     if physical and options.task not in trained.units:
-        raise CheckpointError(f"{trained.run.checkpoint}: of an earlier release, it does not say what the values mean")
+        raise CheckpointError(f"{trained.checkpoint}: of an earlier release, it does not say what the values mean")
     frames = open_frames(options.input, model.tasks[options.task].input_shape)
     output = npy_path(options.output)
     gif = output.with_suffix(".gif") if options.gif else None
@@ -197,7 +197,7 @@ def export(options: argparse.Namespace, console: Console) -> None:
     """Writes a run's model of one task as an ONNX or .pt2 file that needs none of this code, checked against it."""
     from unistd.export import export as write
 
-    trained = read_run(options.run)
+    trained = read_run(options.run, options.checkpoint)
     _check_task(options.task, trained.model)
     run, named = trained.run, options.output is not None
     output = Path(options.output) if named else run.exports / f"{options.task}.{options.format}"
@@ -250,11 +250,17 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--restart", action="store_true", help="delete the run of that folder and start anew")
     sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of single keys, see below")
 
-    command(evaluate).add_argument("run", metavar="RUN", help="folder of a run")
-    command(report).add_argument("run", metavar="RUN", help="folder of an evaluated run")
+    def of_run(function, text: str = "folder of a run") -> argparse.ArgumentParser:
+        sub = command(function)
+        sub.add_argument("run", metavar="RUN", help=text)
+        text = "last (the default), best (by validation), or a file of a checkpoint of this run"
+        sub.add_argument("--checkpoint", default="last", metavar="last|best|FILE", help=text)
+        return sub
 
-    sub = command(predict)
-    sub.add_argument("run", metavar="RUN", help="folder of a run")
+    of_run(evaluate)
+    of_run(report, "folder of an evaluated run")
+
+    sub = of_run(predict)
     sub.add_argument("--task", required=True, help="one of the run's tasks")
     sub.add_argument("--input", required=True, metavar="FILE.npy", help="frames (Tin, C, H, W), or a batch of them")
     text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so"
@@ -265,8 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--frames", type=whole_number(10_000), metavar="N", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
 
-    sub = command(export)
-    sub.add_argument("run", metavar="RUN", help="folder of a run")
+    sub = of_run(export)
     sub.add_argument("--task", required=True, help="one of the run's tasks")
     text = "onnx, for ONNX Runtime and others, or pt2, a program of torch.export"
     sub.add_argument("--format", required=True, choices=("onnx", "pt2"), help=text)

@@ -22,6 +22,7 @@ from support.tiny_run import tiny_config
 from unistd.training.checkpoint import load_checkpoint
 from unistd.training.settings import dump_config
 
+KEPT = {"train.log_every": 3, "ranks.window_share": 1.0, "train.keep": 3, "train.patience": 2}
 NAME = "run"  # of the folder that a run writes, in a folder of its own
 TIMES = {"seconds", "samples_per_second", "waiting"}  # what two runs may differ in
 
@@ -92,9 +93,7 @@ def new_run(folder: Path, changes: dict[str, object] | None = None) -> Path:
     """A folder with the config of a tiny run whose records cover three steps each, and whose rank window is still wide
     when its ranks are frozen."""
     folder.mkdir()
-    (folder / "tiny.yaml").write_text(
-        dump_config(tiny_config(Path(NAME), {"train.log_every": 3, "ranks.window_share": 1.0, **(changes or {})}))
-    )
+    (folder / "tiny.yaml").write_text(dump_config(tiny_config(Path(NAME), KEPT | (changes or {}))))
     return folder
 
 
@@ -136,7 +135,10 @@ def left(folder: Path) -> dict[str, object]:
     found["tensorboard"] = events(run / "tensorboard")
     found["log.jsonl"] = [_timeless(json.loads(line)) for line in files["log.jsonl"].read_text().splitlines()]
     found["report.html"] = re.sub(r">\d+ min \d+ s<", "><", files["report.html"].read_text())
-    found["checkpoint.pt"] = _plain(_timeless(load_checkpoint(files["checkpoint.pt"])))
+    for name, file in files.items():
+        if name.endswith(".pt") and not file.is_symlink():
+            found[name] = _plain(_timeless(load_checkpoint(file)))
+    found["checkpoints/last"] = os.readlink(run / "checkpoints" / "last")
     return found
 
 

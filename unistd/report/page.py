@@ -27,15 +27,17 @@ from unistd.training.run import read_run
 from unistd.training.sources import check_data
 
 
-def write_report(folder: str | Path) -> Path:
-    """Writes report.html of an evaluated run and returns its path. Raises CheckpointError as `read_run` and
-    `read_results` do."""
-    trained = read_run(folder)
+def write_report(folder: str | Path, which: str = "last") -> Path:
+    """Writes report.html of an evaluated run and returns its path; which: of its checkpoints, see `read_chosen`.
+
+    Raises CheckpointError as `read_run` and `read_results` do.
+    """
+    trained = read_run(folder, which)
     run, config, model = trained.run, trained.config, trained.model
     measured, log = read_results(run, config.tasks, trained.step), read_records(run.log, config.tasks)
     results = measured.values
     datasets = held_out(config, "test")
-    check_data(trained.sources, trained.units, datasets, run.checkpoint)
+    check_data(trained.sources, trained.units, datasets, trained.checkpoint)
     examples = {task: example(model, spec, datasets[task]) for task, spec in model.tasks.items()}
     page = _template().render(
         name=os.fsencode(run.folder.resolve().name).decode("utf-8", "replace"),

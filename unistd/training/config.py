@@ -183,6 +183,10 @@ class TrainConfig(Section):
     """steps between two records in log.jsonl and TensorBoard (means over these steps)"""
     checkpoint_every: int = Field(1, ge=1, le=10**6)
     """epochs between two checkpoints (one is also written on Ctrl-C, SIGTERM and at the end)"""
+    keep: int = Field(2, ge=1, le=1000)
+    """checkpoints that are kept: the last one and those before it (the best one by validation is kept beside them)"""
+    patience: int | None = Field(None, ge=1, le=10**6)
+    """stop early once as many validations after the rank phase were no better than the best; null: never"""
 
 
 class Config(Section):
@@ -238,6 +242,10 @@ class Config(Section):
         if self.ranks.epochs > self.train.epochs:
             raise ValueError(
                 f"ranks.epochs is {self.ranks.epochs}, expected at most train.epochs = {self.train.epochs}"
+            )
+        if self.train.patience is not None and self.data.val_samples == 0:
+            raise ValueError(
+                f"train.patience is {self.train.patience}, but data.val_samples is 0: there are no validations"
             )
         if self.train.tasks_per_step > len(self.tasks):
             raise ValueError(

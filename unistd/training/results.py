@@ -33,14 +33,15 @@ from unistd.training.run import read_run
 from unistd.training.sources import check_data
 
 
-def evaluate_run(folder: str | Path, console: Console, processes: Processes = ALONE) -> Results:
+def evaluate_run(folder: str | Path, console: Console, processes: Processes = ALONE, which: str = "last") -> Results:
     """Measures a run's model and the baselines on the test split, writes metrics.json and returns its "tasks".
 
     Of several `processes`, which have met and all call this, each measures its share, and the first one writes.
+    which: of the run's checkpoints, see `read_chosen`.
 
     Raises CheckpointError as `open_run` does; ValueError as `evaluate` does.
     """
-    trained = read_run(folder)
+    trained = read_run(folder, which)
     run, config, model = trained.run, trained.config, trained.model
     fabric = open_device_or_cpu(
         config.train, lambda line: console.print(line, soft_wrap=True, highlight=False), processes
@@ -49,7 +50,7 @@ def evaluate_run(folder: str | Path, console: Console, processes: Processes = AL
     datasets, batch = held_out(config, "test"), config.train.batch_size
     training = held_out(config, "train")
     for split in (datasets, training):
-        check_data(trained.sources, trained.units, split, run.checkpoint)
+        check_data(trained.sources, trained.units, split, trained.checkpoint)
     with Progress(console=console, transient=True) as progress:
         at_once = batch * processes.world
         bar = progress.add_task("evaluation", total=sum(-(-len(dataset) // at_once) for dataset in datasets.values()))

@@ -12,7 +12,8 @@ import torch
 from unistd.files import remove_leftovers, require
 from unistd.model import AdapterConfig, TrunkConfig, UniSTD
 from unistd.model.sources import trunk_config
-from unistd.training.checkpoint import CheckpointError, load_checkpoint
+from unistd.training.checkpoint import CheckpointError
+from unistd.training.checkpoints import LINKS, read_chosen, weights_alone
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch, task_specs
 from unistd.training.lock import locked
@@ -20,7 +21,7 @@ from unistd.training.memory import check_memory
 from unistd.training.ranks import restore_window
 from unistd.training.settings import load_config
 from unistd.training.sources import Unit, stored_units
-from unistd.training.state import check_config_of, check_model
+from unistd.training.state import KEYS, WEIGHTS, check_config_of, check_model
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
+
+    @property
+    def earlier(self) -> Path:
+        """the checkpoints before the last one, as step_00000042.pt, and links to the last and the best one"""
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """the weights of the best validation"""
+        return self.folder / "best.safetensors"
 
     @property
     def adapters(self) -> Path:
@@ -73,11 +84,13 @@ class Run:
         Raises RunInUse; OSError naming the folder or the file that is, say, a named pipe.
         """
         with locked(self.folder):
-            for file in (self.config, self.checkpoint, self.log, self.metrics, self.report):
+            for file in (self.config, self.checkpoint, self.best, self.log, self.metrics, self.report):
                 require(file, "a file", "nothing")
-            for folder in (self.adapters, self.tensorboard, self.scores, self.exports):
+            for folder in (self.earlier, self.adapters, self.tensorboard, self.scores, self.exports):
                 require(folder, "a folder", "nothing")
             remove_leftovers(self.folder)
+            if self.earlier.exists():
+                remove_leftovers(self.earlier)
             for leftover in self.adapters.glob("adapters.*.new"):  # of fastmoe_lora, likewise
                 leftover.unlink(missing_ok=True)
             yield
@@ -85,16 +98,18 @@ class Run:
     def delete_files(self) -> None:
         """Removes what an earlier training left here; files of others stay.
 
-        Results first, then the checkpoint that they are of, then the log: a run whose deletion was cut short goes on or
-        starts anew, and shows no results that are not its own.
+        Results first, then the checkpoints that they are of, the last one last, then the log: a run whose deletion was
+        cut short goes on or starts anew, and shows no results that are not its own.
         """
         adapters, files = self.adapters.glob("adapters.*"), "events.out.tfevents.*"
         events = (*self.tensorboard.glob(files), *self.scores.glob(f"*/{files}"))
         exports = (*self.exports.glob("*.onnx"), *self.exports.glob("*.pt2"))
-        for file in (self.metrics, self.report, *exports, *adapters, self.checkpoint, self.log, *events):
+        earlier = (*self.earlier.glob("step_*.pt"), *(self.earlier / name for name in LINKS))
+        checkpoints = (*earlier, self.best, self.checkpoint)
+        for file in (self.metrics, self.report, *exports, *adapters, *checkpoints, self.log, *events):
             file.unlink(missing_ok=True)
         scores = (*self.scores.glob("*/"), self.scores)
-        for folder in (self.adapters, *scores, self.tensorboard, self.exports):
+        for folder in (self.earlier, self.adapters, *scores, self.tensorboard, self.exports):
             with suppress(OSError):  # not there, or with files of others in it
                 folder.rmdir()
 
@@ -167,6 +182,8 @@ class TrainedRun:
     config: Config
     model: UniSTD
     step: int
+    checkpoint: Path
+    """the file that was read"""
     sources: Mapping[str, str]
     """where each task's training data came from, as `source_kinds` says; empty in checkpoints of earlier releases"""
     units: Mapping[str, Unit]
@@ -183,17 +200,18 @@ def open_run(folder: str | Path) -> tuple[Run, Config, UniSTD]:
     return trained.run, trained.config, trained.model
 
 
-def read_run(folder: str | Path) -> TrainedRun:
-    """As `open_run`, with what else the checkpoint says."""
+def read_run(folder: str | Path, which: str = "last") -> TrainedRun:
+    """As `open_run`, with what else the checkpoint says; which: of its checkpoints (see `read_chosen`)."""
     run = find_run(folder)
     config = load_config(run.config)
     use_threads(config)
-    state = load_checkpoint(run.checkpoint)
-    check_config_of(state, config, run.checkpoint, f"{run.config.name} is not what it was trained with")
+    checkpoint, state = read_chosen(run, which)
+    keys = WEIGHTS if weights_alone(checkpoint) else KEYS
+    check_config_of(state, config, checkpoint, f"{run.config.name} is not what it was trained with", keys)
     model = build_model(config, load_pretrained=False)
-    check_model(state, config, model, run.checkpoint)
+    check_model(state, config, model, checkpoint)
     model.load_state_dict(state["model"])
     restore_window(model, config.ranks, config.ranks.epochs * steps_per_epoch(config), state["step"])
     units = stored_units(state)
     use_units(model, units)
-    return TrainedRun(run, config, model.eval(), state["step"], state.get("sources", {}), units)
+    return TrainedRun(run, config, model.eval(), state["step"], checkpoint, state.get("sources", {}), units)

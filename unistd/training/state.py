@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,27 @@ from unistd.training.expected import Maybe, close, compare, finite, number, tens
 from unistd.training.settings import changed_keys, check_config
 
 KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedule", "ranks", "random")
+WEIGHTS = ("config", "step", "model")  # what is needed of them to use the model
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
 FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
-FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every"}
+FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every", "train.keep", "train.patience"}
 FREE_KEYS |= {"train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
 # paths: what they lead to may have been moved
 MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|own_tasks\.[^.]+\.files")
 _HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch
 
 
-def check_config_of(state: Any, config: Config, source: Path, user: str) -> None:
+def check_config_of(state: Any, config: Config, source: Path, user: str, keys: Sequence[str] = KEYS) -> None:
     """Raises CheckpointError where the checkpoint is not one of ours, or not one of a run with this config.
 
     Args:
         state: what `load_checkpoint` read from `source`.
         user: what the config is to be used for, as the message says it.
+        keys: what it must have.
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"{_damaged(source)}, expected a dict, found {shown(state)}")
-    if (missing := next((key for key in KEYS if key not in state), None)) is not None:
+    if (missing := next((key for key in keys if key not in state), None)) is not None:
         raise CheckpointError(f"{_damaged(source)}, it has no {missing!r}")
     if not isinstance(state["config"], dict):
         raise CheckpointError(f"{_damaged(source)}, 'config': expected a dict, found {shown(state['config'])}")
@@ -77,6 +79,17 @@ def _truth(value: Any) -> str | None:
 
 
 _UNIT = {"scale": number(zero=False), "offset": finite, "unit": _text, "missing": _truth}
+
+
+_COUNT = whole(0, 1 << 62)
+_VALIDATIONS = dict.fromkeys(("last", "step", "waited", "samples"), _COUNT)
+_VALIDATIONS["error"] = lambda value: None if value is None else number(zero=True)(value)
+
+
+def _kept(step: int, value: Any) -> str | None:
+    steps = value if isinstance(value, list) else [None]
+    right = not any(map(whole(0, step), steps)) and sorted(set(steps)) == steps
+    return None if right else f"a list of steps up to {step}, in their order"
 
 
 def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source: Path) -> None:
@@ -135,6 +148,8 @@ def check_training(
         "sources": Maybe(dict.fromkeys(config.tasks, _source)),
         "units": Maybe(lambda value: None),  # has been checked
         "scales": Maybe(lambda value: None),
+        "kept": Maybe(partial(_kept, step)),
+        "validations": Maybe(_VALIDATIONS),
     }
     compare(state, expected, "", _damaged(source))
 

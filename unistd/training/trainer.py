@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -17,11 +18,13 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastmoe_lora import check_adapters, save_adapters
+from unistd.interrupts import say
 from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.output import OutputLost
 from unistd.training.baseline import repeat_last_errors
-from unistd.training.checkpoint import load_checkpoint, save_checkpoint
+from unistd.training.best import save_best
+from unistd.training.checkpoints import Checkpoints, read_last
 from unistd.training.config import Config
 from unistd.training.data import Batch, steps_per_epoch, task_specs, train_loader
 from unistd.training.device import open_device
@@ -44,6 +47,7 @@ from unistd.training.state import (
     set_random_state,
 )
 from unistd.training.stop import Stopped, StopRequest, StopRequested
+from unistd.training.validations import Validations
 
 
 class Trainer:
@@ -69,14 +73,15 @@ class Trainer:
         self.epoch_steps = steps_per_epoch(config)
         self.steps = config.train.epochs * self.epoch_steps
         self.step, self.seconds = 0, 0.0
-        state = self._read() if resume else None
+        self.validations, self.checkpoints = Validations(), Checkpoints(run, config.train.keep, [])
+        source, state = self._read() if resume else (run.checkpoint, None)
         self.fabric = open_device(config.train, processes)
         torch.manual_seed(config.train.seed)
         model = build_model(config, load_pretrained=state is None, training=True)
         if state is not None:
-            check_model(state, config, model, run.checkpoint)
+            check_model(state, config, model, source)
             ranks, optimizer, schedule = self._optimizers(model)
-            check_training(state, config, model, optimizer, schedule, ranks.optimizer, run.checkpoint)
+            check_training(state, config, model, optimizer, schedule, ranks.optimizer, source)
             self.step, self.seconds = state["step"], state["seconds"]
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         self.loader = train_loader(config, range(self.step, self.steps), processes)
@@ -85,19 +90,19 @@ class Trainer:
         self.sources, self.units = source_kinds(datasets), units_of(datasets)
         use_units(model, self.units)
         if state is not None:
-            check_data(state.get("sources", {}), stored_units(state), datasets, run.checkpoint)
+            check_data(state.get("sources", {}), stored_units(state), datasets, source)
             model.load_state_dict(state["model"])  # while it is whole
         self.model = self.fabric.setup_module(model.to(self.fabric.device))
         self.ranks, optimizer, self.schedule = self._optimizers(model)
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.objective = Objective(self.model, self.fabric, self.specs, self._weights(), processes)
         if state is not None:
-            self._load(state)
+            self._load(state, last=source == run.checkpoint)
 
     @property
     def complete(self) -> bool:
-        """Whether all steps are done."""
-        return self.step == self.steps
+        """Whether all steps are done, or validation has ended the run early."""
+        return self.step == self.steps or self.validations.exhausted(self.config.train.patience)
 
     def fit(self) -> None:
         """Trains to the end and leaves a checkpoint there.
@@ -128,15 +133,23 @@ class Trainer:
                 if self.processes.first and log.lost:
                     self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
-                    self.save(log)
+                    self.save(log, regular=self._checkpoint_due())
                 for passes, waited in _steps(batches, self.config.train.accumulate):
+                    if self.complete:
+                        break
                     with stop.noting_loss():
                         self._train_step(passes, waited, log, progress)
                     stop.check()
                     self._validate(validation, log, stop)
                     if self._checkpoint_due():
-                        self.save(log)
+                        self.save(log, regular=True)
                     stop.check()
+            if self.step < self.steps:
+                found = self.validations
+                self._say(
+                    f"stopped early at step {self.step} of {self.steps}: {found.waited} validations were no better than"
+                    f" that after step {found.step}, whose weights are in {self.run.best}"
+                )
         except (StopRequested, OutputLost) as reason:
             self.stop(reason, log)
         except TrainingError:
@@ -159,10 +172,12 @@ class Trainer:
         found = evaluate(self.model, datasets, batch_size, workers, to_device, advance, processes=processes)
         return values_of(found)
 
-    def save(self, log: RunLog | None = None) -> None:
+    def save(self, log: RunLog | None = None, regular: bool = False) -> None:
         """Writes the checkpoint: all that is needed to go on exactly from here, and how much of `log` belongs to it.
 
         The same file whatever the number of processes and their strategy.
+
+        regular: every run writes one here, whether it is stopped or not.
 
         Raises TrainingError where a weight is NaN or infinite, OSError where the file cannot be written; the checkpoint
         before is untouched.
@@ -174,7 +189,7 @@ class Trainer:
             self._check_finite(state["model"])
             for moments in state["optimizer"]["state"].values():
                 self._check_finite(moments)
-            save_checkpoint(self.run.checkpoint, state)
+            self.checkpoints.save(self.step, regular, state)
         self.processes.of_first(lambda: None)  # it is there when any of them goes on, or ends
 
     def _state(self) -> dict[str, Any]:
@@ -191,6 +206,7 @@ class Trainer:
             "sources": self.sources,
             "units": self.units,
             "log": self._logged,
+            "validations": self.validations.state_dict(),
         }
 
     def save_adapters(self) -> None:
@@ -214,13 +230,14 @@ class Trainer:
     def _say(self, line: str) -> None:
         self.console.print(Text(printable(line)), soft_wrap=True, highlight=False)
 
-    def _read(self) -> dict[str, Any]:
-        state = load_checkpoint(self.run.checkpoint)
-        check_config_of(state, self.config, self.run.checkpoint, "cannot be resumed")
-        return state
+    def _read(self) -> tuple[Path, dict[str, Any]]:
+        source, state = read_last(self.run, say if self.processes.first else lambda line: None)
+        check_config_of(state, self.config, source, "cannot be resumed")
+        return source, state
 
-    def _load(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state that was checked as a whole, but for the model's part, which is there already."""
+    def _load(self, state: Mapping[str, Any], last: bool) -> None:
+        """Takes over a state that was checked as a whole, but for the model's part, which is there already; last: it
+        is that of the run's last checkpoint."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.ranks.load_state_dict(state["ranks"])
@@ -228,6 +245,9 @@ class Trainer:
             shard_state(optimizer)
         self.ranks.restore_window(self.step)
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
+        self.validations = Validations(**state.get("validations", {}))
+        self.checkpoints.kept = state.get("kept", [])
+        self.checkpoints.last = self.step if last else None
         set_random_state(state["random"], self.fabric.device)
 
     def _train_step(
@@ -261,11 +281,25 @@ class Trainer:
 
     def _validate(self, validation: Mapping[str, Any], log: RunLog | NoLog, stop: StopRequest) -> bool:
         """Writes the held-out results at an epoch's end, unless the log has them; whether it did."""
-        due = bool(validation) and self.step % self.epoch_steps == 0 and self.step > self._validated
+        done = max(self._validated, self.validations.last)
+        due = bool(validation) and self.step % self.epoch_steps == 0 and self.step > done
         if due:
-            log.validation(self.step, self.evaluate(validation, lambda task: stop.check()))
-            self._validated = self.step
+            results = self.evaluate(validation, lambda task: stop.check())
+            log.validation(self.step, results)
+            samples, learned = self.config.data.val_samples, self.step > self.ranks.steps
+            if self.validations.note(self.step, results, self.baselines, samples, counts=learned):
+                self._save_best()
+            if self.complete:
+                log.flush()
         return due
+
+    def _save_best(self) -> None:
+        weights = whole(self.model.module.state_dict())
+        about = {"config": self.config.model_dump(), "step": self.step, "sources": self.sources, "units": self.units}
+        if self.processes.first:
+            self._check_finite(weights)
+            save_best(self.run.best, {"model": weights, **about})
+        self.processes.of_first(lambda: None)
 
     def _check_adapters(self) -> None:
         """Runs one sample of the smallest task there and back, which leaves everything as it was: the trunk, which has

@@ -1,0 +1,59 @@
+"""The weights that validation found best: a safetensors file, with what says how to use them, and its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from fastmoe_lora._adapter_file import CHECKSUM, checksum
+from unistd.files import require, write_atomically
+from unistd.training.checkpoint import CheckpointError
+
+KEYS = ("config", "step", "sources", "units")  # what of a training's state goes with its weights
+_ABOUT = "unistd"
+
+
+def save_best(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes "model" and `KEYS` of a training's state. Raises OSError naming `path`; what was there is whole then."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state["model"].items()}
+    about = json.dumps({key: state[key] for key in KEYS})
+    metadata = {_ABOUT: about, CHECKSUM: _digest(about, tensors)}
+
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
+
+
+def load_best(path: Path) -> dict[str, Any]:
+    """ "model" and `KEYS` that `save_best` wrote, on the CPU; their values are unchecked (see `state`).
+
+    Raises CheckpointError where the file is missing or not what was written; OSError where it is no file.
+    """
+    require(path, "a file", "nothing")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no checkpoint here")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if not {_ABOUT, CHECKSUM} <= metadata.keys():
+                raise ValueError("it does not say what its weights are of")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata[CHECKSUM] != _digest(metadata[_ABOUT], tensors):
+            raise ValueError("its bytes are not those that were written: their SHA-256 differs")
+        about = json.loads(metadata[_ABOUT])
+        return {"model": tensors} | {key: about[key] for key in KEYS}
+    except Exception as error:  # what the readers raise depends on where the bytes went wrong
+        raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)})") from None
+
+
+def _digest(about: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    return hashlib.sha256(f"{about}\n{checksum(tensors)}".encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
