@@ -39,8 +39,8 @@ def train(folder: Path, changes: dict[str, object], processes: Processes = ALONE
     trainer = Trainer(tiny_config(folder, changes), run, Console(file=io.StringIO()), resume, processes)
     save = trainer.save
 
-    def keeping(log=None) -> None:
-        save(log)
+    def keeping(log=None, **options) -> None:
+        save(log, **options)
         if processes.first:
             shutil.copy(run.checkpoint, folder / f"{trainer.step}.pt")
 

@@ -23,14 +23,15 @@ _ABOUT = "unistd"
 def save_best(path: Path, state: Mapping[str, Any]) -> None:
     """Writes "model" and `KEYS` of a training's state. Raises OSError naming `path`; what was there is whole then."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state["model"].items()}
-    about = json.dumps({key: state[key] for key in KEYS})
-    metadata = {_ABOUT: about, CHECKSUM: _digest(about, tensors)}
+    about = {key: state[key] for key in KEYS}
+    # one entry: the library writes several in any order, and the same state is to be the same bytes
+    metadata = {_ABOUT: json.dumps({**about, CHECKSUM: _digest(about, tensors)})}
 
     write_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """ "model" and `KEYS` that `save_best` wrote, on the CPU; their values are unchecked (see `state`).
+    """The weights ("model") and the `KEYS` that `save_best` wrote, on the CPU; their values are unchecked (see `state`).
 
     Raises CheckpointError where the file is missing or not what was written; OSError where it is no file.
     """
@@ -40,19 +41,19 @@ def load_best(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if not {_ABOUT, CHECKSUM} <= metadata.keys():
+            if _ABOUT not in metadata:
                 raise ValueError("it does not say what its weights are of")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata[CHECKSUM] != _digest(metadata[_ABOUT], tensors):
-            raise ValueError("its bytes are not those that were written: their SHA-256 differs")
         about = json.loads(metadata[_ABOUT])
+        if about.pop(CHECKSUM) != _digest(about, tensors):
+            raise ValueError("its bytes are not those that were written: their SHA-256 differs")
         return {"model": tensors} | {key: about[key] for key in KEYS}
     except Exception as error:  # what the readers raise depends on where the bytes went wrong
         raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)})") from None
 
 
-def _digest(about: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    return hashlib.sha256(f"{about}\n{checksum(tensors)}".encode()).hexdigest()
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    return hashlib.sha256(f"{json.dumps(about)}\n{checksum(tensors)}".encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:
