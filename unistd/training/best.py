@@ -31,7 +31,7 @@ def save_best(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """The weights ("model") and the `KEYS` that `save_best` wrote, on the CPU; their values are unchecked (see `state`).
+    """The weights ("model") and the `KEYS` that `save_best` wrote, on the CPU, unchecked (see `state`).
 
     Raises CheckpointError where the file is missing or not what was written; OSError where it is no file.
     """

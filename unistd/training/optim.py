@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 from torch.optim import AdamW
@@ -25,6 +25,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig, exclude: Sequence[nn.
 
 def build_schedule(optimizer: AdamW, config: OptimConfig, steps: int) -> LambdaLR:
     """Linear warm-up over the first `warmup` share of `steps`, then a cosine down to `final_lr` of the peak."""
+    return LambdaLR(optimizer, _share_of_peak(config, steps))
+
+
+def _share_of_peak(config: OptimConfig, steps: int) -> Callable[[int], float]:
     rising = round(config.warmup * steps)
 
     def share_of_peak(step: int) -> float:
@@ -33,4 +37,13 @@ def build_schedule(optimizer: AdamW, config: OptimConfig, steps: int) -> LambdaL
         done = (step - rising) / max(1, steps - rising)
         return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    return LambdaLR(optimizer, share_of_peak)
+    return share_of_peak
+
+
+def replan(schedule: LambdaLR, config: OptimConfig, steps: int) -> None:
+    """Has a schedule that is under way go on as that of a run of `steps` steps."""
+    groups = schedule.optimizer.param_groups
+    schedule.lr_lambdas = [_share_of_peak(config, steps)] * len(groups)
+    for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * share(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in groups]

@@ -207,9 +207,9 @@ def read_run(folder: str | Path, which: str = "last") -> TrainedRun:
     use_threads(config)
     checkpoint, state = read_chosen(run, which)
     keys = WEIGHTS if weights_alone(checkpoint) else KEYS
-    check_config_of(state, config, checkpoint, f"{run.config.name} is not what it was trained with", keys)
+    trained = check_config_of(state, config, checkpoint, f"{run.config.name} is not what it was trained with", keys)
     model = build_model(config, load_pretrained=False)
-    check_model(state, config, model, checkpoint)
+    check_model(state, trained, model, checkpoint)
     model.load_state_dict(state["model"])
     restore_window(model, config.ranks, config.ranks.epochs * steps_per_epoch(config), state["step"])
     units = stored_units(state)

@@ -34,8 +34,11 @@ MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|own_tasks\.[^.]+\.files
 _HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch
 
 
-def check_config_of(state: Any, config: Config, source: Path, user: str, keys: Sequence[str] = KEYS) -> None:
-    """Raises CheckpointError where the checkpoint is not one of ours, or not one of a run with this config.
+def check_config_of(state: Any, config: Config, source: Path, user: str, keys: Sequence[str] = KEYS) -> Config:
+    """The config that the checkpoint was trained with, where it is this one up to keys on which no number depends;
+    train.epochs may be more here, for a run that is to go on longer.
+
+    Raises CheckpointError where the checkpoint is not one of ours, or not one of a run with this config.
 
     Args:
         state: what `load_checkpoint` read from `source`.
@@ -53,9 +56,12 @@ def check_config_of(state: Any, config: Config, source: Path, user: str, keys: S
     for key in changed_keys(trained, here):
         before, now = (_value(tree, key) for tree in (trained, here))
         moved = MOVABLE_KEYS.fullmatch(key) and None not in (before, now)
-        if key not in FREE_KEYS and not moved:
+        longer = key == "train.epochs" and now > before
+        if key not in FREE_KEYS and not moved and not longer:
             values = f"{shown(now)}, the run's is {shown(before)}"
             raise CheckpointError(f"{source}: {user}, the config differs from the run's in {key!r}: {values}")
+    train = config.train.model_copy(update={"epochs": trained["train"]["epochs"]})
+    return config.model_copy(update={"train": train})
 
 
 def _as_trained(config: Config) -> dict[str, Any]:
@@ -98,6 +104,9 @@ def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source:
     compare(state["step"], whole(0, config.train.epochs * epoch), "step", _damaged(source))
     step, phase = state["step"], config.ranks.epochs * epoch
     frozen = step > phase or step == config.train.epochs * epoch
+    if step == phase and isinstance(state["model"], Mapping):  # at the end of a run that went on longer they are frozen
+        flags = [state["model"].get(f"{name}.rank_frozen") for name in model.ramoe_layers()]
+        frozen |= all(isinstance(flag, Tensor) and flag.dtype == torch.bool and bool(flag.all()) for flag in flags)
     expected = dict(model.state_dict())
     for name, layer in model.ramoe_layers().items():
         expected[f"{name}.rank_frozen"] = torch.tensor(frozen)

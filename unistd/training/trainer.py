@@ -32,7 +32,7 @@ from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
 from unistd.training.log import NoLog, RunLog, records_until
 from unistd.training.objective import Objective
-from unistd.training.optim import build_optimizer, build_schedule
+from unistd.training.optim import build_optimizer, build_schedule, replan
 from unistd.training.processes import ALONE, Processes
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
@@ -74,14 +74,15 @@ class Trainer:
         self.steps = config.train.epochs * self.epoch_steps
         self.step, self.seconds = 0, 0.0
         self.validations, self.checkpoints = Validations(), Checkpoints(run, config.train.keep, [])
-        source, state = self._read() if resume else (run.checkpoint, None)
+        source, state, planned = self._read() if resume else (run.checkpoint, None, config)
+        planned_steps = planned.train.epochs * self.epoch_steps
         self.fabric = open_device(config.train, processes)
         torch.manual_seed(config.train.seed)
         model = build_model(config, load_pretrained=state is None, training=True)
         if state is not None:
-            check_model(state, config, model, source)
-            ranks, optimizer, schedule = self._optimizers(model)
-            check_training(state, config, model, optimizer, schedule, ranks.optimizer, source)
+            check_model(state, planned, model, source)
+            ranks, optimizer, schedule = self._optimizers(model, planned_steps)
+            check_training(state, planned, model, optimizer, schedule, ranks.optimizer, source)
             self.step, self.seconds = state["step"], state["seconds"]
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         self.loader = train_loader(config, range(self.step, self.steps), processes)
@@ -93,11 +94,15 @@ class Trainer:
             check_data(state.get("sources", {}), stored_units(state), datasets, source)
             model.load_state_dict(state["model"])  # while it is whole
         self.model = self.fabric.setup_module(model.to(self.fabric.device))
-        self.ranks, optimizer, self.schedule = self._optimizers(model)
+        self.ranks, optimizer, self.schedule = self._optimizers(model, planned_steps)
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.objective = Objective(self.model, self.fabric, self.specs, self._weights(), processes)
         if state is not None:
             self._load(state, last=source == run.checkpoint)
+            if planned_steps < self.steps:
+                replan(self.schedule, config.optim, self.steps)
+                rate = f"from step {self.step} the learning rate is {self.schedule.get_last_lr()[0]:.3g}"
+                self._say(f"train.epochs {planned.train.epochs} becomes {config.train.epochs}: {rate}")
 
     @property
     def complete(self) -> bool:
@@ -214,11 +219,11 @@ class Trainer:
         if self.processes.first or is_sharded(self.model.module):  # of shards all call it, and the first writes
             save_adapters(self.model.module, self.run.adapters, also=())  # the checkpoint has the rest
 
-    def _optimizers(self, model: UniSTD) -> tuple[RankPhase, AdamW, LambdaLR]:
-        """What moves the ranks, what moves all else, and the schedule of that, at the start."""
+    def _optimizers(self, model: UniSTD, steps: int) -> tuple[RankPhase, AdamW, LambdaLR]:
+        """What moves the ranks, what moves all else, and the schedule of that over `steps` steps, at the start."""
         ranks = RankPhase(model, self.config.ranks, self.config.ranks.epochs * self.epoch_steps)
         optimizer = build_optimizer(model, self.config.optim, exclude=ranks.ranks)
-        return ranks, optimizer, build_schedule(optimizer, self.config.optim, self.steps)
+        return ranks, optimizer, build_schedule(optimizer, self.config.optim, steps)
 
     def _baselines(self) -> dict[str, float]:
         """Each task's error of repeating the last frame; raises TrainingError where it is none to divide by."""
@@ -230,10 +235,10 @@ class Trainer:
     def _say(self, line: str) -> None:
         self.console.print(Text(printable(line)), soft_wrap=True, highlight=False)
 
-    def _read(self) -> tuple[Path, dict[str, Any]]:
+    def _read(self) -> tuple[Path, dict[str, Any], Config]:
+        """The checkpoint's file, its state, and the config that it was trained with."""
         source, state = read_last(self.run, say if self.processes.first else lambda line: None)
-        check_config_of(state, self.config, source, "cannot be resumed")
-        return source, state
+        return source, state, check_config_of(state, self.config, source, "cannot be resumed")
 
     def _load(self, state: Mapping[str, Any], last: bool) -> None:
         """Takes over a state that was checked as a whole, but for the model's part, which is there already; last: it
