@@ -13,7 +13,7 @@ from typing import Any
 
 from unistd.messages import cut, printable
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # USR1: of SLURM, before a limit of time
 
 
 class Interrupted(KeyboardInterrupt):

@@ -71,7 +71,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, whole, kill):
     assert living(killed.pid) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_to_every_process_stop_training_with_a_checkpoint(tmp_path, signum):
     folder = new_run(tmp_path / "long", {"data.workers": 2, "train.epochs": 4000})
     running = start(folder)

@@ -19,7 +19,7 @@ from unistd.tasks import DataFileError
 
 # A terminal sends Ctrl-C to every process, a scheduler its SIGTERM to a whole group. Workers leave the answer to the
 # process that they work for, which needs their batches until it has answered.
-_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
 
 class WorkerError(RuntimeError):
