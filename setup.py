@@ -1,6 +1,7 @@
 """Build of fastmoe_lora and unistd; `pyproject.toml` holds the settings of the tools."""
 
 from glob import glob
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
@@ -32,15 +33,17 @@ def compiled_backend() -> dict:
 
 setup(
     name="fastmoe_lora",
-    version="0.1.0",
+    version=run_path("fastmoe_lora/_version.py")["__version__"],
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     description="Routed LoRA experts with learned ranks as one operator, and UniSTD, the spatio-temporal model on top",
     python_requires=">=3.11",
     packages=[*find_packages(include=["fastmoe_lora*", "unistd*"]), "fastmoe_lora.kernels.triton"],
     # kernels/ holds device code only. A top-level package `kernels` belongs to Hugging Face, so it goes below ours.
     package_dir={"fastmoe_lora.kernels.triton": "kernels/triton"},
     package_data={
-        "unistd": ["configs/*.yaml", "configs/data/*.yaml", "report/*.j2"],
-        "fastmoe_lora": ["backends/*.json"],
+        "unistd": ["py.typed", "DATA.md", "configs/*.yaml", "configs/data/*.yaml", "report/*.j2"],
+        "fastmoe_lora": ["py.typed", "backends/*.json"],
     },
     entry_points={"console_scripts": ["unistd = unistd.cli:main"]},
     install_requires=["torch>=2.11", "safetensors>=0.4"],

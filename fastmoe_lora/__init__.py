@@ -1,5 +1,6 @@
 """fastmoe_lora: linear layers with routed low-rank experts whose ranks are learned (RA-MoE), fast on GPUs and CPUs."""
 
+from ._version import __version__
 from .adapt import adapt, trainable_parameters
 from .attention import RAMoECrossAttention, RAMoESelfAttention
 from .backends import backends
@@ -35,6 +36,7 @@ __all__ = [
     "RAMoELinear",
     "RAMoESelfAttention",
     "RankOptimizer",
+    "__version__",
     "adapt",
     "adapters_from_lora",
     "backends",

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fastmoe_lora import __version__
 from unistd.arguments import whole_number
 from unistd.data_commands import add_commands
 from unistd.files import write_text
@@ -233,6 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unistd", description="One Transformer that forecasts ten spatio-temporal tasks.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"unistd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(function, **options) -> argparse.ArgumentParser:
