@@ -187,6 +187,9 @@ class TrainConfig(Section):
     """checkpoints that are kept: the last one and those before it (the best one by validation is kept beside them)"""
     patience: int | None = Field(None, ge=1, le=10**6)
     """stop early once as many validations after the rank phase were no better than the best; null: never"""
+    init_from: PathText | None = None
+    """folder of a run to start from: its trunk and adapters, and what it has of the tasks that both learn; where its
+    ranks are frozen, with ranks.epochs=0"""
 
 
 class Config(Section):

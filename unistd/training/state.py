@@ -30,7 +30,7 @@ FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_s
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every", "train.keep", "train.patience"}
 FREE_KEYS |= {"train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
 # paths: what they lead to may have been moved
-MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|own_tasks\.[^.]+\.files")
+MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|train\.init_from|own_tasks\.[^.]+\.files")
 _HYPERPARAMETERS = {"params", "lr", "betas", "eps", "weight_decay", "initial_lr"}  # in every release of torch
 
 

@@ -39,6 +39,7 @@ from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads, use_units
 from unistd.training.sharding import is_sharded, shard_state, whole
 from unistd.training.sources import check_data, source_kinds, stored_units, units_of
+from unistd.training.start import start_from
 from unistd.training.state import (
     check_config_of,
     check_model,
@@ -78,7 +79,10 @@ class Trainer:
         planned_steps = planned.train.epochs * self.epoch_steps
         self.fabric = open_device(config.train, processes)
         torch.manual_seed(config.train.seed)
-        model = build_model(config, load_pretrained=state is None, training=True)
+        start = config.train.init_from if state is None else None
+        model = build_model(config, load_pretrained=state is None and start is None, training=True)
+        if start is not None:
+            self._say(start_from(model, config, start))
         if state is not None:
             check_model(state, planned, model, source)
             ranks, optimizer, schedule = self._optimizers(model, planned_steps)
