@@ -73,7 +73,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, whole, kill):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_to_every_process_stop_training_with_a_checkpoint(tmp_path, signum):
-    folder = new_run(tmp_path / "long", {"data.workers": 2, "train.epochs": 4000})
+    folder = new_run(tmp_path / "long", {"data.workers": 2, "train.epochs": 4000, "train.patience": None})
     running = start(folder)
     wait_for(folder / "run/checkpoint.pt")
     running.send(signum, group=True)
