@@ -1,9 +1,12 @@
 """Every test: fixed seed, and uninitialised memory filled with NaN so that an unwritten output shows."""
 
+import signal
 import sys
 
 import pytest
 import torch
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by what tests start as well
 
 
 @pytest.fixture(autouse=True)

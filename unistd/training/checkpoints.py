@@ -104,8 +104,13 @@ class Checkpoints:
                 if not link.is_symlink():  # a copy of the run has a file in its place
                     link.unlink(missing_ok=True)
                     link.symlink_to(target)
+        self.remove_others()
+
+    def remove_others(self) -> None:
+        """Deletes those that are no longer kept; a run that was killed may have left one."""
+        kept = {_earlier(self.run, step) for step in self.kept if step != self.last}
         for path in _all_earlier(self.run):
-            if path not in [_earlier(self.run, other) for other in kept if other != step]:
+            if path not in kept:
                 path.unlink(missing_ok=True)
 
     def _link(self, temporary: Path) -> None:

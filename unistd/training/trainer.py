@@ -257,6 +257,8 @@ class Trainer:
         self.validations = Validations(**state.get("validations", {}))
         self.checkpoints.kept = state.get("kept", [])
         self.checkpoints.last = self.step if last else None
+        if self.processes.first:
+            self.checkpoints.remove_others()
         set_random_state(state["random"], self.fabric.device)
 
     def _train_step(
