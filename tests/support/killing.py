@@ -68,6 +68,8 @@ class Kill:
             result = original(*arguments, **options) if self.after else None
             pid = max(child.pid for child in multiprocessing.active_children()) if self.worker else os.getpid()
             os.kill(pid, self.signum)  # one that is answered later lets the call be done
+            if self.worker:  # is noticed where it has died before the next batch is asked for
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             return result if self.after else original(*arguments, **options)
 
         setattr(holder, name, counting)
