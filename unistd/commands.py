@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.device import open_device_or_cpu
 from unistd.training.errors import TrainingError
+from unistd.training.evaluate import held_out_sizes
 from unistd.training.loading import WorkerError
 from unistd.training.own import task_named
 from unistd.training.processes import Processes, check_sharing
@@ -75,6 +76,7 @@ def train(options: argparse.Namespace, console: Console) -> int | None:
         trainer = Trainer(config, run, console, resume, processes)
         if trainer.complete and processes.of_first(lambda: _show_complete(run, trainer, console)):
             return None
+        sizes = processes.of_first(lambda: held_out_sizes(config))  # which opens these splits: before files are deleted
         if processes.first:
             if not resume:
                 run.delete_files()
@@ -82,7 +84,7 @@ def train(options: argparse.Namespace, console: Console) -> int | None:
         stop = StopRequest(processes)
         try:
             with stop.noting_loss():
-                _introduce(trainer, console)
+                _introduce(trainer, sizes, console)
             stop.check()
         except (OutputLost, StopRequested) as lost:
             trainer.stop(lost)
@@ -126,7 +128,7 @@ def _check_folder(options: argparse.Namespace, config: Config) -> None:
         )
 
 
-def _introduce(trainer: Trainer, console: Console) -> None:
+def _introduce(trainer: Trainer, sizes: Mapping[str, Mapping[str, int]], console: Console) -> None:
     model = trainer.model.module
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -144,6 +146,8 @@ def _introduce(trainer: Trainer, console: Console) -> None:
         _say(
             console, f"  {task}: {len(data):,} training samples, {data.source}, {zero}1.0 is {high:g} {data.spec.unit}"
         )
+        held = " and ".join(f"{count:,} {split}" for split, count in sizes[task].items())
+        _say(console, f"    held out: {held} samples")
         for note in getattr(data, "notes", ()):
             _say(console, f"    {note}")
 

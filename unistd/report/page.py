@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fastmoe_lora import ranks_frozen
 from unistd.files import read_text, write_text
+from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.report.adapters import gate_groups, rank_groups
 from unistd.report.charts import learning_curves, rank_curves
@@ -20,7 +21,7 @@ from unistd.report.leads import lead_curves, lead_measures
 from unistd.report.records import read_records
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
-from unistd.training.evaluate import BASELINES, Results, held_out, tasks_beaten
+from unistd.training.evaluate import BASELINES, Results, held_out, held_out_sizes, tasks_beaten
 from unistd.training.records import RunResults, read_results
 from unistd.training.results import change, value_text
 from unistd.training.run import read_run
@@ -49,6 +50,7 @@ def write_report(folder: str | Path, which: str = "last") -> Path:
             task: Markup(lead_curves(task, leads)) for task, leads in measured.leads.items() if lead_measures(leads)
         },
         mean_samples=sorted(set(measured.mean_samples.values())),
+        data=_data(config, datasets),
         examples=examples,
         curves=Markup(learning_curves(log, config.ranks.epochs * steps_per_epoch(config))),
         rank_curves=Markup(rank_curves(log)),
@@ -106,6 +108,16 @@ def _rows(model: UniSTD, results: Results, datasets: Mapping[str, Any]) -> list[
                 "generated": datasets[task].source == "generated",
             }
         )
+    return rows
+
+
+def _data(config: Config, datasets: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each task was trained and measured on; `datasets`: those of the test split."""
+    training, held = held_out(config, "train"), held_out_sizes(config)
+    rows = []
+    for task, dataset in datasets.items():
+        sizes = {"train": len(training[task]), "val": 0} | held[task]
+        rows.append({"spec": dataset.spec, "source": printable(dataset.source), "sizes": sizes})
     return rows
 
 

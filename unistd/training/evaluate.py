@@ -136,6 +136,13 @@ def held_out(config: Config, split: str) -> dict[str, Dataset]:
     return split_datasets(config, split)
 
 
+def held_out_sizes(config: Config) -> dict[str, dict[str, int]]:
+    """How many samples of each task are measured, by split: of "val" where there are validations, and of "test"."""
+    splits = (*(["val"] if config.data.val_samples else []), "test")
+    datasets = {split: held_out(config, split) for split in splits}
+    return {task: {split: len(datasets[split][task]) for split in splits} for task in config.tasks}
+
+
 def tasks_beaten(results: Results) -> list[str]:
     """Tasks on which the model's MSE is below that of repeating the last frame."""
     return [task for task, result in results.items() if result["model"]["mse"] < result["repeat_last"]["mse"]]

@@ -70,7 +70,13 @@ def test_run_says_what_it_trains_on(root, tmp_path, capsys):
     status, said = train("data.generated=[kth]")
     assert status == 0, said.err
     assert f" training samples, {root / 'taxibj'}, 1.0 is " in said.out
-    assert "  kth: 6 training samples, generated, 1.0 is 255 8-bit level\n" in said.out
+    assert (
+        "  kth: 6 training samples, generated, 1.0 is 255 8-bit level\n    held out: 2 val and 3 test samples\n"
+        in said.out
+    )
+    page = (tmp_path / "run/report.html").read_text()
+    assert "<td>8-bit level</td><td>generated</td>" in page
+    assert f"<td>{root / 'taxibj'}</td>" in page
     source = json.loads((tmp_path / "run" / "metrics.json").read_text())["source"]
     assert source == {"taxibj": str(root / "taxibj"), "kth": "generated"}
     scale = float(30 * COUNTS[: len(COUNTS) - 2 * (len(COUNTS) // 5)].max())  # of the train split
