@@ -27,6 +27,10 @@ class Scores:
     leads: dict[str, list[Value]]
     """T values each; `nino` has T - 2"""
 
+    def __getitem__(self, name: str) -> Value:
+        """The value over the whole set."""
+        return self.values[name]
+
 
 class ForecastMetrics:
     """Accumulates measures over batches; a last small batch weighs only what it holds.

@@ -103,7 +103,7 @@ def test_perfect_forecast_is_finite():
     found = measure((target, target))
     perfect = {"mse": 0, "mae": 0, "rmse": 0, "psnr": 100, "ssim": 1, "ssim_openstl": 1, "vrmse": 0, "vrmse_well": 0}
     perfect |= {"csi": 1, "pod": 1, "sucr": 1, "bias": 1, "hss": 1, "nino": 1}
-    assert {name: found.values[name] for name in perfect} == pytest.approx(perfect)
+    assert {name: found[name] for name in perfect} == pytest.approx(perfect)
 
 
 def test_a_constant_world_has_undefined_measures_and_no_crash():
