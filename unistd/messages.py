@@ -22,3 +22,8 @@ def cut(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """Text whose line breaks, control characters and halves of characters are escaped: one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, or its kind where it says nothing."""
+    return str(error).split("\n")[0] or type(error).__name__

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from fastmoe_lora._adapter_file import CHECKSUM, checksum
 from unistd.files import require, write_atomically
+from unistd.messages import first_line
 from unistd.training.checkpoint import CheckpointError
 
 KEYS = ("config", "step", "sources", "units")  # what of a training's state goes with its weights
@@ -49,12 +50,8 @@ def load_best(path: Path) -> dict[str, Any]:
             raise ValueError("its bytes are not those that were written: their SHA-256 differs")
         return {"model": tensors} | {key: about[key] for key in KEYS}
     except Exception as error:  # what the readers raise depends on where the bytes went wrong
-        raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: damaged checkpoint ({first_line(error)})") from None
 
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
     return hashlib.sha256(f"{json.dumps(about)}\n{checksum(tensors)}".encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__

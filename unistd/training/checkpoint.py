@@ -15,6 +15,7 @@ import torch
 
 from unistd.archives import check_archive
 from unistd.files import open_file, write_atomically
+from unistd.messages import first_line
 
 _MARK = b"unistd sha256 "
 _COMMENT = len(_MARK) + 64
@@ -62,7 +63,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # what the readers raise depends on where the bytes went wrong
-            raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)})") from None
+            raise CheckpointError(f"{path}: damaged checkpoint ({first_line(error)})") from None
 
 
 def _check_bytes(file: BinaryIO) -> None:
@@ -89,7 +90,3 @@ def _digest(file: BinaryIO, size: int) -> bytes:
         digest.update(block)
         size -= len(block)
     return digest.hexdigest().encode()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__

@@ -87,15 +87,8 @@ def check_sharing(config: Config, processes: Processes) -> None:
     """Raises ValueError where the config's batch cannot be shared by the processes that there are, or are to be."""
     train = config.train
     asked = train.devices * train.nodes
-    if (
-        dist.is_torchelastic_launched()
-        and asked > 1
-        and (train.devices, asked)
-        != (
-            processes.local_world,
-            processes.world,
-        )
-    ):
+    started = (processes.local_world, processes.world)
+    if dist.is_torchelastic_launched() and asked > 1 and (train.devices, asked) != started:
         raise ValueError(
             f"train.devices is {train.devices} and train.nodes {train.nodes}, but {processes.world} processes were"
             f" started, {processes.local_world} on this machine: leave these keys out, or start as many"

@@ -31,8 +31,9 @@ class StopRequested(Exception):
 
 
 class StopRequest:
-    """Inside `with`, SIGINT, SIGTERM and SIGHUP set `signum` instead of ending the process; a second one has the answer
-    that it had before, at the least KeyboardInterrupt. Of several `processes` all stop where one is asked to."""
+    """Inside `with`, the signals that stop a command (`interrupts.STOPS`) set `signum` instead of ending the process; a
+    second one has the answer that it had before, at the least KeyboardInterrupt. Of several `processes` all stop where
+    one is asked to."""
 
     signum: int | None = None
     lost: OutputLost | None = None  # of the first process, which alone has an output

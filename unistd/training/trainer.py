@@ -117,8 +117,8 @@ class Trainer:
         """Trains to the end and leaves a checkpoint there.
 
         Raises:
-            Stopped: Ctrl-C, SIGTERM or SIGHUP came, or nobody reads the output any more; the checkpoint holds the last
-                step that was done.
+            Stopped: Ctrl-C or its like (`interrupts.STOPS`) came, or nobody reads the output any more; the checkpoint
+                holds the last step that was done.
             TrainingError: an adapter that the model does not use, before the first step; or the loss or its
                 gradient is NaN or infinite: the checkpoint is the last good one.
             WorkerError: a loading process died; the checkpoint is the last one.
