@@ -103,7 +103,9 @@ def read_description(file: Path, layers: Layers, others: Mapping[str, Tensor]) -
     where, content = _checks.path(file), _files.read_json(file, "a description of adapters")
     _check_keys(where, content, ("format", "layers"), optional=("also",))
     if content["format"] != _FORMAT or type(content["format"]) is not int:
-        raise ValueError(f"{where}: format is {_checks.shown(content['format'])}, expected {_FORMAT}")
+        later = type(content["format"]) is int and content["format"] > _FORMAT
+        reason = f"of a later release, this one reads {_FORMAT}" if later else f"expected {_FORMAT}"
+        raise ValueError(f"{where}: format is {_checks.shown(content['format'])}, {reason}")
     saved, also = content["layers"], content.get("also", [])
     if not isinstance(saved, dict):
         raise ValueError(f"{where}: layers is {_checks.shown(saved)}, expected an object")

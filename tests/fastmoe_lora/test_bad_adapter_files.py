@@ -135,7 +135,9 @@ def kinds() -> Iterator[Damage]:
 
 
 def descriptions() -> Iterator[Damage]:
-    for value in (0, 2, 99, -1, True, 1.0, "1", None, [1], {}, 10**400):
+    for value in (2, 99):
+        yield config(f"format {value}", lambda content, value=value: content.update(format=value), "of a later release")
+    for value in (0, -1, True, 1.0, "1", None, [1], {}, 10**400):
         yield config(f"format {value!r:.20}", lambda content, value=value: content.update(format=value), "format is")
     for key in ("format", "layers"):
         yield config(f"without {key}", lambda content, key=key: content.pop(key), f"{key!r} is missing")

@@ -16,6 +16,7 @@ from fastmoe_lora._adapter_file import CHECKSUM, checksum
 from unistd.files import require, write_atomically
 from unistd.messages import first_line
 from unistd.training.checkpoint import CheckpointError
+from unistd.training.formats import FORMAT
 
 KEYS = ("config", "step", "sources", "units")  # what of a training's state goes with its weights
 _ABOUT = "unistd"
@@ -24,7 +25,7 @@ _ABOUT = "unistd"
 def save_best(path: Path, state: Mapping[str, Any]) -> None:
     """Writes "model" and `KEYS` of a training's state. Raises OSError naming `path`; what was there is whole then."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state["model"].items()}
-    about = {key: state[key] for key in KEYS}
+    about = {"format": FORMAT} | {key: state[key] for key in KEYS}
     # one entry: the library writes several in any order, and the same state is to be the same bytes
     metadata = {_ABOUT: json.dumps({**about, CHECKSUM: _digest(about, tensors)})}
 
@@ -32,7 +33,7 @@ def save_best(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """The weights ("model") and the `KEYS` that `save_best` wrote, on the CPU, unchecked (see `state`).
+    """The weights ("model"), the `KEYS` that `save_best` wrote and "format", on the CPU, unchecked (see `state`).
 
     Raises CheckpointError where the file is missing or not what was written; OSError where it is no file.
     """
@@ -48,7 +49,7 @@ def load_best(path: Path) -> dict[str, Any]:
         about = json.loads(metadata[_ABOUT])
         if about.pop(CHECKSUM) != _digest(about, tensors):
             raise ValueError("its bytes are not those that were written: their SHA-256 differs")
-        return {"model": tensors} | {key: about[key] for key in KEYS}
+        return {"model": tensors, "format": about.get("format", FORMAT)} | {key: about[key] for key in KEYS}
     except Exception as error:  # what the readers raise depends on where the bytes went wrong
         raise CheckpointError(f"{path}: damaged checkpoint ({first_line(error)})") from None
 

@@ -21,6 +21,7 @@ from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
 from unistd.training.expected import Maybe, close, compare, finite, number, tensor_fault, whole
+from unistd.training.formats import check_format
 from unistd.training.settings import changed_keys, check_config
 
 KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedule", "ranks", "random")
@@ -38,7 +39,8 @@ def check_config_of(state: Any, config: Config, source: Path, user: str, keys: S
     """The config that the checkpoint was trained with, where it is this one up to keys on which no number depends;
     train.epochs may be more here, for a run that is to go on longer.
 
-    Raises CheckpointError where the checkpoint is not one of ours, or not one of a run with this config.
+    Raises CheckpointError where the checkpoint is not one of ours, of a later release, or not one of a run with this
+    config.
 
     Args:
         state: what `load_checkpoint` read from `source`.
@@ -47,6 +49,7 @@ def check_config_of(state: Any, config: Config, source: Path, user: str, keys: S
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"{_damaged(source)}, expected a dict, found {shown(state)}")
+    check_format(state, source)
     if (missing := next((key for key in keys if key not in state), None)) is not None:
         raise CheckpointError(f"{_damaged(source)}, it has no {missing!r}")
     if not isinstance(state["config"], dict):
@@ -144,7 +147,8 @@ def check_training(
     rates = [base * share(step) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     learned = min(step, config.ranks.epochs * epoch)
     expected = {
-        "config": lambda value: None,  # has been checked
+        "format": Maybe(lambda value: None),  # has been checked
+        "config": lambda value: None,  # likewise
         "step": step,
         "seconds": number(zero=True),
         "baselines": dict.fromkeys(config.tasks, number(zero=False)),

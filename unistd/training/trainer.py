@@ -30,6 +30,7 @@ from unistd.training.data import Batch, steps_per_epoch, task_specs, train_loade
 from unistd.training.device import open_device
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
+from unistd.training.formats import FORMAT
 from unistd.training.log import NoLog, RunLog, records_until
 from unistd.training.objective import Objective
 from unistd.training.optim import build_optimizer, build_schedule, replan
@@ -203,6 +204,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "config": self.config.model_dump(),
             "step": self.step,
             "seconds": self.seconds,
