@@ -34,9 +34,11 @@ void refuse_second_derivative() {
 }
 
 struct Linear : torch::autograd::Function<Linear> {
-  // The tensors that may have gradients are o's own; as arguments autograd sees them. gates or router is given.
+  // The tensors that may have gradients are o's own; as arguments autograd sees them. One that is absent has no edge; of
+  // gates and router one is given.
   static Tensor forward(AutogradContext* context, const Tensor& x, const OptionalTensor&, const OptionalTensor&,
-                        const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, Operands o) {
+                        const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&,
+                        const OptionalTensor&, Operands o) {
     o.x = rows_of(x);
     const auto [y, low_rank, gates] = fastmoe_lora::forward(o, true);
     const auto saved = [](const OptionalTensor& tensor) { return tensor.value_or(Tensor()); };
@@ -45,12 +47,13 @@ struct Linear : torch::autograd::Function<Linear> {
                                 low_rank});
     context->saved_data["scaling"] = o.scaling;
     context->saved_data["dropout"] = o.dropout;
+    context->saved_data["bias"] = o.bias.has_value();
     context->set_materialize_grads(false);
     return shaped_like(x, y);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    variable_list result(7);
+    variable_list result(9);
     const Tensor& grad_y = grads[0];
     if (!grad_y.defined()) return result;
     refuse_second_derivative();
@@ -60,13 +63,16 @@ struct Linear : torch::autograd::Function<Linear> {
                      given(6), given(7), given(8), 0,        context->saved_data["scaling"].toDouble(),
                      context->saved_data["dropout"].toDouble()};
     const auto needs = [&](size_t edge) { return o.lora_A && context->needs_input_grad(edge); };
-    const bool routing = needs(4);
+    const bool routing = needs(4), trained = needs(5);
+    const bool trained_bias = context->saved_data["bias"].toBool() && needs(6);
     const Tensor rows = rows_of(grad_y);
     const Needs wanted{context->needs_input_grad(0), needs(1), needs(2), needs(3), routing && !o.router, routing && o.router};
     check(rows, o, saved[9], wanted);  // a saved tensor may have been given other data since
     const Gradients g = fastmoe_lora::backward(rows, o, saved[9], wanted);
     if (g.x.defined()) result[0] = shaped_like(grad_y, g.x);
     result[1] = g.lora_A, result[2] = g.lora_B, result[3] = g.diag, result[4] = g.gates, result[5] = g.router;
+    if (trained) result[6] = rows.t().matmul(o.x).to(o.weight.scalar_type());
+    if (trained_bias) result[7] = rows.sum(0, false, o.weight.scalar_type());
     return result;
   }
 };
@@ -93,8 +99,8 @@ struct SelfAttention : torch::autograd::Function<SelfAttention> {
 Tensor apply(const Operands& o) {
   const auto trained = [](const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); };
   if (at::GradMode::is_enabled() && (trained(o.x) || trained(o.lora_A) || trained(o.lora_B) || trained(o.diag) ||
-                                     trained(o.gates) || trained(o.router)))
-    return Linear::apply(o.x, o.lora_A, o.lora_B, o.diag, o.gates, o.router, o);
+                                     trained(o.gates) || trained(o.router) || trained(o.weight) || trained(o.bias)))
+    return Linear::apply(o.x, o.lora_A, o.lora_B, o.diag, o.gates, o.router, o.weight, o.bias, o);
   Operands rows = o;
   rows.x = rows_of(o.x);
   return shaped_like(o.x, forward(rows, false).y);
@@ -103,12 +109,9 @@ Tensor apply(const Operands& o) {
 // A floating-point number of at most 32 bits, which autocast casts; it leaves float64 alone.
 bool may_be_cast(at::ScalarType type) { return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf; }
 
-// x and a frozen layer, of types that the caller may have in `dtype`. What else they must be, `fault_beside_x` says.
-bool is_frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
-                      const OptionalTensor& bias) {
-  const auto taken = [&](const Tensor& parameter) {
-    return !parameter.requires_grad() && (autocast || parameter.scalar_type() == dtype);
-  };
+// x and a linear layer, of types that the caller may have in `dtype`. What else they must be, `fault_beside_x` says.
+bool is_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight, const OptionalTensor& bias) {
+  const auto taken = [&](const Tensor& parameter) { return autocast || parameter.scalar_type() == dtype; };
   return may_be_cast(dtype) && ordinary(x) && x.dim() > 0 && x.numel() > 0 &&
          (x.scalar_type() == dtype || (autocast && may_be_cast(x.scalar_type()))) && taken(weight) &&
          (!bias || taken(*bias));
@@ -123,7 +126,8 @@ bool is_right(const Operands& o) {
 
 OptionalTensor frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                              const OptionalTensor& bias) {
-  if (!is_frozen_linear(x, dtype, autocast, weight, bias)) return std::nullopt;
+  if (!is_linear(x, dtype, autocast, weight, bias) || weight.requires_grad() || (bias && bias->requires_grad()))
+    return std::nullopt;
   const Operands o{x.to(dtype), weight, bias};
   return is_right(o) ? apply(o) : OptionalTensor();
 }
@@ -133,7 +137,7 @@ OptionalTensor ramoe_linear(const Tensor& x, at::ScalarType dtype, bool autocast
                             const OptionalTensor& gates, const OptionalTensor& router, const OptionalTensor& columns,
                             std::optional<int64_t> top_k, double scaling, double dropout, const OptionalTensor& seed) {
   const auto numbers = [](const Tensor& tensor) { return ordinary(tensor) && tensor.is_floating_point(); };
-  if (!is_frozen_linear(x, dtype, autocast, weight, bias) || lora_A.dim() != 4 || !numbers(diag) ||
+  if (!is_linear(x, dtype, autocast, weight, bias) || lora_A.dim() != 4 || !numbers(diag) ||
       gates.has_value() == router.has_value() || (top_k && *top_k < 1))
     return std::nullopt;
   OptionalTensor gates_of_rows;

@@ -7,14 +7,14 @@ namespace fastmoe_lora {
 
 // The layer with adapters, x (..., K) -> (..., N), in type `dtype`. Under `autocast` x is cast to it, and parameters may be
 // float32. gates: broadcastable to (..., S, E). Nothing is returned where an argument is not what the layer usually
-// gets: wrong, trained though it is expected frozen (weight, bias), on another device, a view with strides of its own, a
-// subclass. Python then does what is unusual, or says what is wrong.
+// gets: wrong, on another device, a view with strides of its own, a subclass. Python then does what is unusual, or says
+// what is wrong.
 OptionalTensor ramoe_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                             const OptionalTensor& bias, const Tensor& lora_A, const Tensor& lora_B, const Tensor& diag,
                             const OptionalTensor& gates, const OptionalTensor& router, const OptionalTensor& columns,
                             std::optional<int64_t> top_k, double scaling, double dropout, const OptionalTensor& seed);
 
-// The frozen layer, likewise.
+// The frozen layer, likewise; nothing for a weight or bias that is trained.
 OptionalTensor frozen_linear(const Tensor& x, at::ScalarType dtype, bool autocast, const Tensor& weight,
                              const OptionalTensor& bias);
 
