@@ -164,7 +164,7 @@ class Planner:
     def _groups(self, config: Config) -> list[tuple[str, ...]]:
         """The tasks of steps that visit each task once, the largest together."""
         order = sorted(self.specs, key=lambda task: _sample_bytes(self.specs[task]), reverse=True)
-        size = config.train.tasks_per_step or len(order)
+        size = config.turns
         return [tuple(order[first : first + size]) for first in range(0, len(order), size)]
 
     def _variant(

@@ -10,7 +10,7 @@ Rows = list[tuple[str, list[str]]]
 def heading(plan: Plan) -> str:
     """One line: what is trained on what."""
     train, gpu = plan.config.train, plan.gpu
-    tasks = f"{len(plan.config.tasks)} tasks, {train.tasks_per_step or len(plan.config.tasks)} in a step"
+    tasks = f"{len(plan.config.tasks)} tasks, {plan.config.turns} in a step"
     passes = f" in each of {train.accumulate:,} passes" if train.accumulate > 1 else ""
     each = f"{train.batch_size:,} samples of each{passes}, {plan.per_gpu:,} of them on a GPU"
     sheet = f"{gpu.bandwidth / 1e12:.3g} TB/s, {gpu.bf16 / 1e12:.4g} TFLOP/s bf16, {gpu.fp32 / 1e12:.3g} fp32"

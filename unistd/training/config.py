@@ -162,7 +162,15 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1, le=65_536)
     """passes in a step, each of `batch_size` samples of each task: as a larger batch, in less memory"""
     tasks_per_step: int = Field(0, ge=0, le=256)
-    """tasks mixed in a step; 0: all"""
+    """turns of tasks that a step mixes; 0: as many as tasks"""
+    sampling: Literal["round_robin", "proportional", "temperature", "loss_balanced"] = "round_robin"
+    """turns of tasks: 'round_robin': all in every round; 'proportional': by the number n of training samples;
+    'temperature': by n^(1/temperature); 'loss_balanced': half alike, half by the errors of the epoch before as shares
+    of repeating the last frame"""
+    temperature: float = Field(2.0, ge=1, le=1e6)
+    """of 'temperature' sampling: 1 is proportional, a very large one round_robin"""
+    loss_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default={})
+    """factors of single tasks' errors in the loss, as train.loss_weights.kth=2; of the others 1"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """number format, in the words of Lightning Fabric"""
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
@@ -250,8 +258,16 @@ class Config(Section):
             raise ValueError(
                 f"train.patience is {self.train.patience}, but data.val_samples is 0: there are no validations"
             )
+        for name in self.train.loss_weights:
+            if name not in self.tasks:
+                raise ValueError(f"train.loss_weights.{name:.40}: not one of the tasks ({', '.join(self.tasks)})")
         if self.train.tasks_per_step > len(self.tasks):
             raise ValueError(
                 f"train.tasks_per_step is {self.train.tasks_per_step}, but there are {len(self.tasks)} tasks"
             )
         return self
+
+    @property
+    def turns(self) -> int:
+        """Turns of tasks in a step, each a batch of one task."""
+        return self.train.tasks_per_step or len(self.tasks)

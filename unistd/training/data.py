@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,6 +17,7 @@ from unistd.tasks.own import own_task
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
 from unistd.training.processes import ALONE, Processes
+from unistd.training.sampling import Proportional, RoundRobin, Schedule, permutation, shares_of
 
 Sample = tuple[Tensor, Tensor]  # inputs (Tin, C, H, W), targets (Tout, C, H, W), float32 in [0, 1]
 Batch = dict[str, Sample]  # per task, both with the batch in front
@@ -108,18 +107,25 @@ class MixedDataset(Dataset):
 class MixedBatchSampler:
     """Which samples make up each step, as a function of (seed, step) alone.
 
-    Tasks take turns: every round visits each task once in a new random order, `tasks_per_step` tasks at a time. A task
-    walks through its own data set in a new random order on each pass. To resume, nothing but the step is needed.
+    A step has `tasks_per_step` turns of tasks. A task walks through its own data set in a new random order on each
+    pass.
 
     Args:
         lengths: samples in the data set of each task.
-        batch_size: samples of each task in a step.
-        tasks_per_step: tasks mixed in one step; 0: all.
+        batch_size: samples of a turn.
+        tasks_per_step: turns in a step; 0: as many as tasks.
         steps: iteration covers these steps.
+        schedule: which task has which turn; None: each once in every round.
     """
 
     def __init__(
-        self, lengths: Mapping[str, int], batch_size: int, tasks_per_step: int, seed: int, steps: range
+        self,
+        lengths: Mapping[str, int],
+        batch_size: int,
+        tasks_per_step: int,
+        seed: int,
+        steps: range,
+        schedule: Schedule | None = None,
     ) -> None:
         self.tasks = list(lengths)
         if tasks_per_step > len(self.tasks):
@@ -128,6 +134,7 @@ class MixedBatchSampler:
             raise ValueError(f"task {empty[0]!r}: its training data set is empty")
         self.lengths, self.batch_size, self.seed, self.steps = dict(lengths), batch_size, seed, steps
         self.tasks_per_step = tasks_per_step or len(self.tasks)
+        self.schedule = schedule or RoundRobin(len(self.tasks), seed)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -139,17 +146,12 @@ class MixedBatchSampler:
         """The (task, index) pairs of a step."""
         turns = range(step * self.tasks_per_step, (step + 1) * self.tasks_per_step)
         keys = []
-        for task, visit in sorted(map(self._turn, turns)):
+        for task, visit in sorted(self.schedule.turns(turns)):
             name = self.tasks[task]
             for draw in range(visit * self.batch_size, (visit + 1) * self.batch_size):
                 passes, position = divmod(draw, self.lengths[name])
-                keys.append((name, int(_permutation(self.lengths[name], self.seed, task, passes)[position])))
+                keys.append((name, int(permutation(self.lengths[name], self.seed, task, passes)[position])))
         return keys
-
-    def _turn(self, turn: int) -> tuple[int, int]:
-        """(number of the task, how often it was visited before) of a turn."""
-        visit, place = divmod(turn, len(self.tasks))
-        return int(_permutation(len(self.tasks), self.seed, len(self.tasks), visit)[place]), visit
 
 
 class SharedBatches:
@@ -175,11 +177,6 @@ class SharedBatches:
                 yield keys[part * world + rank :: self.accumulate * world]
 
 
-@lru_cache(maxsize=64)
-def _permutation(length: int, *key: int) -> np.ndarray:
-    return np.random.default_rng(key).permutation(length)
-
-
 def collate(samples: Sequence[tuple[str, Sample]]) -> Batch:
     """Groups (task, sample) pairs by task and stacks them."""
     groups: dict[str, list[Sample]] = {}
@@ -188,12 +185,18 @@ def collate(samples: Sequence[tuple[str, Sample]]) -> Batch:
     return {task: tuple(map(torch.stack, zip(*group, strict=True))) for task, group in groups.items()}
 
 
-def train_loader(config: Config, steps: range, processes: Processes = ALONE) -> Loader:
-    """Loads this process's share of the mixed batches of `steps`, pass by pass; the same for any number of workers."""
+def train_loader(config: Config, steps: range, processes: Processes = ALONE, balance: Schedule | None = None) -> Loader:
+    """Loads this process's share of the mixed batches of `steps`, pass by pass; the same for any number of workers.
+
+    balance: the schedule of a training by 'loss_balanced' sampling, which knows no steps beyond the epoch that it is
+    at: see `passes_of`.
+    """
     datasets, train = split_datasets(config, "train"), config.train
     lengths = {name: len(dataset) for name, dataset in datasets.items()}
     samples = train.batch_size * train.accumulate
-    sampler = MixedBatchSampler(lengths, samples, train.tasks_per_step, train.seed, steps)
+    if train.sampling in ("proportional", "temperature"):
+        balance = Proportional(shares_of(train, lengths), train.seed)
+    sampler = MixedBatchSampler(lengths, samples, train.tasks_per_step, train.seed, steps, balance)
     return Loader(
         MixedDataset(datasets, config.data.cache),
         config.data.workers,
@@ -204,8 +207,14 @@ def train_loader(config: Config, steps: range, processes: Processes = ALONE) -> 
     )
 
 
+def passes_of(loader: Loader, steps: range) -> Iterator[Batch]:
+    """The passes of some steps by a loader that `train_loader` made."""
+    loader.batch_sampler.sampler.steps = steps
+    return iter(loader)
+
+
 def steps_per_epoch(config: Config) -> int:
-    """Steps in which every task sees `epoch_samples` samples (rounded up)."""
+    """Steps in which a task sees `epoch_samples` samples (rounded up), on the mean of all tasks."""
     samples = config.train.batch_size * config.train.accumulate
     turns = -(-config.train.epoch_samples // samples) * len(config.tasks)
-    return -(-turns // (config.train.tasks_per_step or len(config.tasks)))
+    return -(-turns // config.turns)

@@ -78,6 +78,11 @@ class Loader:
             _Carrying(dataset), num_workers=workers, collate_fn=partial(_collate, collate), **options
         )
 
+    @property
+    def batch_sampler(self) -> Any:
+        """Which samples make a batch, as the options say."""
+        return self._loader.batch_sampler
+
     def __len__(self) -> int:
         return len(self._loader)
 

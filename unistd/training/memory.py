@@ -110,7 +110,7 @@ def _activations(config: Config, specs: Mapping[str, TaskSpec], trunk: TrunkConf
 
 def _of_a_step(config: Config, sizes: Mapping[str, int]) -> list[int]:
     """The sizes of the tasks of a step that holds the largest."""
-    return sorted(sizes.values())[-(config.train.tasks_per_step or len(sizes)) :]
+    return sorted(sizes.values())[-config.turns :]
 
 
 def _on_cpu(config: Config) -> bool:

@@ -17,7 +17,8 @@ from unistd.training.state import random_state, set_random_state
 
 
 class Objective:
-    """The mean over the tasks of a step of their mean squared errors, each over what was measured, times a weight.
+    """The sum over the tasks of a step of their mean squared errors, each over what was measured, times a weight and
+    the task's share of the step's samples: the mean over the tasks, unless one has more turns than another.
 
     A task's mean is that of all its samples in the step. So a pass or a process weighs what it holds, and one without a
     sample of some task, or where nothing was measured, is right as well. All passes of a step draw the same ranks.
@@ -48,6 +49,8 @@ class Objective:
         """
         samples, measured = self._counts(passes)
         step = [task for task in self.specs if samples[task]]
+        mean = sum(samples.values()) / len(step)
+        turns = {task: count / mean for task, count in samples.items()}  # exactly 1 where tasks have equally many
         random = random_state(self.fabric.device) if len(passes) > 1 else None
         totals = nothing = torch.zeros((), device=self.fabric.device)
         for index, batch in enumerate(passes):
@@ -55,7 +58,7 @@ class Objective:
                 set_random_state(random, self.fabric.device)
             with self.fabric.no_backward_sync(self.model, enabled=index < len(passes) - 1):
                 errors = self._errors(batch)
-                terms = [self.weights[task] * errors[task] / max(1, measured[task]) for task in errors]
+                terms = [self.weights[task] * turns[task] * errors[task] / max(1, measured[task]) for task in errors]
                 # the gradient is averaged over the processes, and so is that of the penalty, which is the same in all
                 loss = torch.stack(terms).sum() * (self.processes.world / len(step)) + penalty() / len(passes)
                 self.fabric.backward(loss)

@@ -94,7 +94,7 @@ def check_sharing(config: Config, processes: Processes) -> None:
             f" started, {processes.local_world} on this machine: leave these keys out, or start as many"
         )
     world = max(asked, processes.world)
-    tasks = train.tasks_per_step or len(config.tasks)
+    tasks = config.turns
     if train.batch_size * tasks % world:
         raise ValueError(
             f"train.batch_size is {train.batch_size}: of {tasks} tasks these are {train.batch_size * tasks} samples a"

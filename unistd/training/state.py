@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fastmoe_lora import RAMoELinear, RankOptimizer
 from unistd.messages import shown
 from unistd.model import UniSTD
+from unistd.training.balance import expected_balance
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
@@ -135,7 +136,7 @@ def check_training(
     `optimizer` (of the weights), `schedule` and `ranks` (the ranks' optimizer) are those of a run at its start.
     """
     step, epoch = state["step"], steps_per_epoch(config)
-    drawn = (config.train.tasks_per_step or len(config.tasks)) * step
+    drawn = config.turns * step if config.train.sampling == "round_robin" else 0
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def seen(parameter: Tensor) -> bool:
@@ -164,6 +165,8 @@ def check_training(
         "kept": Maybe(partial(_kept, step)),
         "validations": Maybe(_VALIDATIONS),
     }
+    if config.train.sampling == "loss_balanced":
+        expected["balance"] = expected_balance(config.tasks, step, config.turns)
     compare(state, expected, "", _damaged(source))
 
 

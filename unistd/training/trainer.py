@@ -22,11 +22,12 @@ from unistd.interrupts import say
 from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.output import OutputLost
+from unistd.training.balance import LossBalance
 from unistd.training.baseline import repeat_last_errors
 from unistd.training.best import save_best
 from unistd.training.checkpoints import Checkpoints, read_last
 from unistd.training.config import Config
-from unistd.training.data import Batch, steps_per_epoch, task_specs, train_loader
+from unistd.training.data import Batch, passes_of, steps_per_epoch, task_specs, train_loader
 from unistd.training.device import open_device
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
@@ -90,7 +91,9 @@ class Trainer:
             check_training(state, planned, model, optimizer, schedule, ranks.optimizer, source)
             self.step, self.seconds = state["step"], state["seconds"]
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
-        self.loader = train_loader(config, range(self.step, self.steps), processes)
+        balanced = config.train.sampling == "loss_balanced"
+        self.balance = LossBalance(config.tasks, config.train.seed) if balanced else None
+        self.loader = train_loader(config, range(self.step, self.steps), processes, self.balance)
         self.baselines = self._baselines() if state is None else state["baselines"]
         datasets = self.loader.dataset.datasets
         self.sources, self.units = source_kinds(datasets), units_of(datasets)
@@ -138,7 +141,7 @@ class Trainer:
                 StopRequest(self.processes) as stop,
                 stop.noting_loss(),
                 progress,
-                closing(iter(self.loader)) as batches,
+                closing(self._passes()) as batches,
             ):
                 if self.processes.first and log.lost:
                     self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
@@ -218,7 +221,7 @@ class Trainer:
             "units": self.units,
             "log": self._logged,
             "validations": self.validations.state_dict(),
-        }
+        } | ({} if self.balance is None else {"balance": self.balance.state_dict()})
 
     def save_adapters(self) -> None:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
@@ -255,6 +258,8 @@ class Trainer:
         for optimizer in (self.optimizer.optimizer, self.ranks.optimizer):
             shard_state(optimizer)
         self.ranks.restore_window(self.step)
+        if self.balance is not None:
+            self.balance.load_state_dict(state["balance"])
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
         self.validations = Validations(**state.get("validations", {}))
         self.checkpoints.kept = state.get("kept", [])
@@ -268,6 +273,8 @@ class Trainer:
     ) -> None:
         self.ranks.begin_step(self.step)
         losses = self.objective.backward(passes, self.ranks.penalty)
+        if self.balance is not None:
+            self.balance.note({task: loss / self.baselines[task] for task, loss in losses.items()})
         self._check_losses(losses, passes)
         self._clip_gradients()
         self.optimizer.step()
@@ -279,7 +286,7 @@ class Trainer:
         if self.complete and not self.ranks.frozen:
             self.ranks.freeze()
         train = self.config.train
-        samples = train.batch_size * train.accumulate * (train.tasks_per_step or len(self.specs))
+        samples = train.batch_size * train.accumulate * self.config.turns
         now = time.perf_counter()
         took, self._clock = now - self._clock, now
         self.seconds += took
@@ -328,7 +335,9 @@ class Trainer:
     def _weights(self) -> dict[str, float]:
         """Of the tasks' errors in the loss."""
         relative = self.config.optim.loss == "relative"
-        return {task: 1 / baseline if relative else 1.0 for task, baseline in self.baselines.items()}
+        factors = self.config.train.loss_weights
+        weights = {task: 1 / baseline if relative else 1.0 for task, baseline in self.baselines.items()}
+        return {task: weight * factors.get(task, 1.0) for task, weight in weights.items()}
 
     def _check_losses(self, losses: Mapping[str, float], passes: Sequence[Batch]) -> None:
         for task, loss in losses.items():
@@ -351,6 +360,16 @@ class Trainer:
         norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest, error_if_nonfinite=False)
         if not math.isfinite(whole(norm)):
             raise TrainingError(f"step {self.step + 1}: the gradient is NaN or Inf: try a lower optim.lr")
+
+    def _passes(self) -> Iterator[Batch]:
+        """This process's passes of the steps to come. Where losses decide which samples an epoch has, they are asked
+        for, also of the processes that load ahead, once the epoch before is done."""
+        if self.balance is None:
+            yield from self.loader
+        while self.balance is not None and self.step < self.steps:
+            epoch = self.step // self.epoch_steps
+            self.balance.begin_epoch(epoch * self.epoch_steps * self.config.turns)
+            yield from passes_of(self.loader, range(self.step, (epoch + 1) * self.epoch_steps))
 
     def _checkpoint_due(self) -> bool:
         return self.complete or self.step % (self.epoch_steps * self.config.train.checkpoint_every) == 0
