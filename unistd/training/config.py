@@ -10,10 +10,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from unistd.messages import shown
 from unistd.model import TrunkConfig
 from unistd.schema import PathText, Section
 from unistd.tasks import TASKS, get_task
 from unistd.tasks.own import OwnTask, check_name
+
+PARTS = ("trunk", "adapters")  # of a model, beside the encoder and decoder of each task
 
 
 class TaskOptions(Section):
@@ -198,6 +201,13 @@ class TrainConfig(Section):
     init_from: PathText | None = None
     """folder of a run to start from: its trunk and adapters, and what it has of the tasks that both learn; where its
     ranks are frozen, with ranks.epochs=0"""
+    only: Annotated[list[str], Field(min_length=1)] | None = None
+    """tasks that are trained; the others are kept as they are, validated and measured; null: all"""
+    freeze: list[str] = Field(default=[])
+    """parts that do not learn: trunk, adapters (experts, routers, temporal modules), or a task, of its encoder and
+    decoder"""
+    learned_lr_factor: float = Field(1.0, gt=0, le=1)
+    """learning rate of what `init_from` brought, as a share of that of fresh tasks"""
 
 
 class Config(Section):
@@ -258,16 +268,41 @@ class Config(Section):
             raise ValueError(
                 f"train.patience is {self.train.patience}, but data.val_samples is 0: there are no validations"
             )
-        for name in self.train.loss_weights:
-            if name not in self.tasks:
-                raise ValueError(f"train.loss_weights.{name:.40}: not one of the tasks ({', '.join(self.tasks)})")
-        if self.train.tasks_per_step > len(self.tasks):
+        if self.train.tasks_per_step > len(self.learned):
             raise ValueError(
-                f"train.tasks_per_step is {self.train.tasks_per_step}, but there are {len(self.tasks)} tasks"
+                f"train.tasks_per_step is {self.train.tasks_per_step}, but there are {len(self.learned)} tasks"
             )
         return self
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Self:
+        train, parts = self.train, [*PARTS, *self.tasks]
+        for key, names, known in (
+            ("only", train.only or [], self.tasks),
+            ("freeze", train.freeze, parts),
+            ("loss_weights", train.loss_weights, self.learned),
+        ):
+            if (unknown := next((name for name in names if name not in known), None)) is not None:
+                raise ValueError(f"train.{key}: expected any of {', '.join(known)}, found {shown(unknown)}")
+        for part in PARTS:
+            if part in train.freeze and part in self.tasks:
+                raise ValueError(
+                    f"train.freeze: {part!r} is a part of the model and a task, expected another task name"
+                )
+        if "adapters" in train.freeze and self.ranks.epochs:
+            raise ValueError(f"train.freeze names adapters, but ranks.epochs is {self.ranks.epochs}, expected 0")
+        if {"adapters", *self.learned, *([] if self.model.pretrained else ["trunk"])} <= set(train.freeze):
+            raise ValueError(f"train.freeze: [{', '.join(train.freeze)}] leaves nothing to learn")
+        if train.learned_lr_factor != 1 and train.init_from is None:
+            raise ValueError(f"train.learned_lr_factor is {train.learned_lr_factor}, but there is no train.init_from")
+        return self
+
+    @property
+    def learned(self) -> list[str]:
+        """The tasks that are trained, in their order."""
+        return [name for name in self.tasks if self.train.only is None or name in self.train.only]
 
     @property
     def turns(self) -> int:
         """Turns of tasks in a step, each a batch of one task."""
-        return self.train.tasks_per_step or len(self.tasks)
+        return self.train.tasks_per_step or len(self.learned)

@@ -192,7 +192,7 @@ def train_loader(config: Config, steps: range, processes: Processes = ALONE, bal
     at: see `passes_of`.
     """
     datasets, train = split_datasets(config, "train"), config.train
-    lengths = {name: len(dataset) for name, dataset in datasets.items()}
+    lengths = {name: len(datasets[name]) for name in config.learned}
     samples = train.batch_size * train.accumulate
     if train.sampling in ("proportional", "temperature"):
         balance = Proportional(shares_of(train, lengths), train.seed)
@@ -216,5 +216,5 @@ def passes_of(loader: Loader, steps: range) -> Iterator[Batch]:
 def steps_per_epoch(config: Config) -> int:
     """Steps in which a task sees `epoch_samples` samples (rounded up), on the mean of all tasks."""
     samples = config.train.batch_size * config.train.accumulate
-    turns = -(-config.train.epoch_samples // samples) * len(config.tasks)
+    turns = -(-config.train.epoch_samples // samples) * len(config.learned)
     return -(-turns // config.turns)

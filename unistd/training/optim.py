@@ -12,14 +12,26 @@ from torch.optim.lr_scheduler import LambdaLR
 from unistd.training.config import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, exclude: Sequence[nn.Parameter] = ()) -> AdamW:
-    """AdamW over the trainable parameters but `exclude` (the ranks); decay for those of two dimensions or more only."""
+def build_optimizer(
+    model: nn.Module,
+    config: OptimConfig,
+    exclude: Sequence[nn.Parameter] = (),
+    slow: Callable[[str], bool] = lambda name: False,
+    factor: float = 1.0,
+) -> AdamW:
+    """AdamW over the trainable parameters but `exclude` (the ranks); decay for those of two dimensions or more only.
+
+    slow: says of a parameter's name whether it learns at `factor` times the rate.
+    """
     excluded = {id(parameter) for parameter in exclude}
-    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in excluded]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    trained = [(slow(n), p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in excluded]
+    groups = []
+    for is_slow in (False, True):
+        mine, lr = [p for slowly, p in trained if slowly == is_slow], config.lr * (factor if is_slow else 1)
+        groups += [
+            {"params": [p for p in mine if p.ndim >= 2], "weight_decay": config.weight_decay, "lr": lr},
+            {"params": [p for p in mine if p.ndim < 2], "weight_decay": 0.0, "lr": lr},
+        ]
     return AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 

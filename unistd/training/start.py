@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor
 
 from fastmoe_lora import ranks_frozen
 from unistd.model import UniSTD
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
+from unistd.training.parts import task_of
 from unistd.training.run import read_run, use_threads
 
 
-def start_from(model: UniSTD, config: Config, folder: str) -> str:
+class Start(NamedTuple):
+    """What a run has taken over."""
+
+    tasks: list[str]
+    """whose encoders and decoders"""
+    line: str
+    """that says so"""
+
+
+def start_from(model: UniSTD, config: Config, folder: str) -> Start:
     """Gives a new model the weights of the run in `folder`: of trunk and adapters, ranks among them, and of the
-    encoders and decoders of the tasks that both have. Returns a line that says what was taken and what starts fresh.
+    encoders and decoders of the tasks that both have.
 
     Raises:
         CheckpointError: no such run, or its model has parts of other sizes; or its ranks are frozen, and this config
@@ -32,22 +45,22 @@ def start_from(model: UniSTD, config: Config, folder: str) -> str:
             f"{source}: its decoders were trained with model.residual {residual}, expected {config.model.residual}"
         )
     for name in ours:
-        if _task(name) not in fresh:
+        if task_of(name) not in fresh:
             found, expected = _shape(theirs.get(name)), _shape(ours[name])
             if found != expected:
                 raise CheckpointError(f"{source}: {name!r} is {found}, expected {expected} as in this config's model")
             ours[name] = theirs[name]
-    if extra := next((name for name in theirs if name not in ours and _task(name) is None), None):
+    if extra := next((name for name in theirs if name not in ours and task_of(name) is None), None):
         raise CheckpointError(f"{source}: has {extra!r}, expected only parts that this config's model has")
     model.load_state_dict(ours)
     kept = ", ".join(["trunk", "adapters", *known])
-    return f"from step {trained.step} of {folder}: {kept}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
+    line = f"from step {trained.step} of {folder}: {kept}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
+    return Start(known, line)
 
 
-def _task(name: str) -> str | None:
-    """The task that a part of the model belongs to; None: all tasks have it."""
-    part, _, rest = name.partition(".")
-    return rest.partition(".")[0] if part in ("encoders", "decoders") else None
+def was_learned(tasks: list[str]) -> Callable[[str], bool]:
+    """Whether a run that took over these tasks has the parameter of a name from there."""
+    return lambda name: task_of(name) in (None, *tasks)
 
 
 def _shape(value: object) -> str:

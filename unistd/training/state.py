@@ -102,10 +102,17 @@ def _kept(step: int, value: Any) -> str | None:
     return None if right else f"a list of steps up to {step}, in their order"
 
 
+def _some_of(tasks: Sequence[str], value: Any) -> str | None:
+    right = isinstance(value, list) and value == [task for task in tasks if task in value]
+    return None if right else f"some of the tasks {', '.join(tasks)}, in their order"
+
+
 def check_model(state: Mapping[str, Any], config: Config, model: UniSTD, source: Path) -> None:
     """Raises CheckpointError naming the first of "step" and the model's tensors that no run of this config can have."""
     epoch = steps_per_epoch(config)
     compare(state["step"], whole(0, config.train.epochs * epoch), "step", _damaged(source))
+    if "learned" in state:
+        compare(state["learned"], partial(_some_of, config.tasks), "learned", _damaged(source))
     step, phase = state["step"], config.ranks.epochs * epoch
     frozen = step > phase or step == config.train.epochs * epoch
     if step == phase and isinstance(state["model"], Mapping):  # at the end of a run that went on longer they are frozen
@@ -143,7 +150,7 @@ def check_training(
         """Whether every run has taken a step along this parameter's gradient by now."""
         own = names[id(parameter)].startswith(("encoders.", "decoders."))  # of one task
         adapter = config.ranks.epochs == 0 and ".lora_" in names[id(parameter)]  # of rank 0 it may be
-        return step > 0 and not adapter and (drawn >= len(config.tasks) or not own)
+        return step > 0 and not adapter and (drawn >= len(config.learned) or not own)
 
     rates = [base * share(step) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     learned = min(step, config.ranks.epochs * epoch)
@@ -164,9 +171,10 @@ def check_training(
         "scales": Maybe(lambda value: None),
         "kept": Maybe(partial(_kept, step)),
         "validations": Maybe(_VALIDATIONS),
+        "learned": Maybe(lambda value: None),  # has been checked
     }
     if config.train.sampling == "loss_balanced":
-        expected["balance"] = expected_balance(config.tasks, step, config.turns)
+        expected["balance"] = expected_balance(config.learned, step, config.turns)
     compare(state, expected, "", _damaged(source))
 
 

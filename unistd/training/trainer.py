@@ -35,13 +35,14 @@ from unistd.training.formats import FORMAT
 from unistd.training.log import NoLog, RunLog, records_until
 from unistd.training.objective import Objective
 from unistd.training.optim import build_optimizer, build_schedule, replan
+from unistd.training.parts import freeze_parts
 from unistd.training.processes import ALONE, Processes
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads, use_units
 from unistd.training.sharding import is_sharded, shard_state, whole
 from unistd.training.sources import check_data, source_kinds, stored_units, units_of
-from unistd.training.start import start_from
+from unistd.training.start import start_from, was_learned
 from unistd.training.state import (
     check_config_of,
     check_model,
@@ -82,17 +83,21 @@ class Trainer:
         self.fabric = open_device(config.train, processes)
         torch.manual_seed(config.train.seed)
         start = config.train.init_from if state is None else None
+        self.learned: list[str] = []  # tasks that were taken over
         model = build_model(config, load_pretrained=state is None and start is None, training=True)
         if start is not None:
-            self._say(start_from(model, config, start))
+            self.learned, line = start_from(model, config, start)
+            self._say(line)
+        freeze_parts(model, config)
         if state is not None:
             check_model(state, planned, model, source)
+            self.learned = state.get("learned", [])
             ranks, optimizer, schedule = self._optimizers(model, planned_steps)
             check_training(state, planned, model, optimizer, schedule, ranks.optimizer, source)
             self.step, self.seconds = state["step"], state["seconds"]
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         balanced = config.train.sampling == "loss_balanced"
-        self.balance = LossBalance(config.tasks, config.train.seed) if balanced else None
+        self.balance = LossBalance(config.learned, config.train.seed) if balanced else None
         self.loader = train_loader(config, range(self.step, self.steps), processes, self.balance)
         self.baselines = self._baselines() if state is None else state["baselines"]
         datasets = self.loader.dataset.datasets
@@ -104,7 +109,8 @@ class Trainer:
         self.model = self.fabric.setup_module(model.to(self.fabric.device))
         self.ranks, optimizer, self.schedule = self._optimizers(model, planned_steps)
         self.optimizer = self.fabric.setup_optimizers(optimizer)
-        self.objective = Objective(self.model, self.fabric, self.specs, self._weights(), processes)
+        trained = {task: self.specs[task] for task in config.learned}
+        self.objective = Objective(self.model, self.fabric, trained, self._weights(), processes)
         if state is not None:
             self._load(state, last=source == run.checkpoint)
             if planned_steps < self.steps:
@@ -221,7 +227,12 @@ class Trainer:
             "units": self.units,
             "log": self._logged,
             "validations": self.validations.state_dict(),
-        } | ({} if self.balance is None else {"balance": self.balance.state_dict()})
+        } | self._own_state()
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a run has that starts from another one, or samples by losses."""
+        learned = {} if self.config.train.init_from is None else {"learned": self.learned}
+        return learned | ({} if self.balance is None else {"balance": self.balance.state_dict()})
 
     def save_adapters(self) -> None:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
@@ -231,7 +242,9 @@ class Trainer:
     def _optimizers(self, model: UniSTD, steps: int) -> tuple[RankPhase, AdamW, LambdaLR]:
         """What moves the ranks, what moves all else, and the schedule of that over `steps` steps, at the start."""
         ranks = RankPhase(model, self.config.ranks, self.config.ranks.epochs * self.epoch_steps)
-        optimizer = build_optimizer(model, self.config.optim, exclude=ranks.ranks)
+        factor = self.config.train.learned_lr_factor
+        learned = was_learned(self.learned) if factor < 1 else lambda name: False
+        optimizer = build_optimizer(model, self.config.optim, ranks.ranks, learned, factor)
         return ranks, optimizer, build_schedule(optimizer, self.config.optim, steps)
 
     def _baselines(self) -> dict[str, float]:

@@ -160,5 +160,5 @@ def test_weights_of_tasks_are_factors_of_their_errors(tmp_path):
 def test_wrong_names_and_values_are_refused():
     refused("demo", ["train.sampling=random"], "'train.sampling'", "round_robin", "loss_balanced", "'random'")
     refused("demo", ["train.temperature=0.5"], "'train.temperature'", "0.5")
-    refused("demo", ["train.loss_weights.kht=2"], "train.loss_weights.kht: not one of the tasks (taxibj")
+    refused("demo", ["train.loss_weights.kht=2"], "train.loss_weights: expected any of taxibj", "'kht'")
     refused("demo", ["train.loss_weights.kth=0"], "'train.loss_weights.kth'", "greater than 0")
