@@ -22,6 +22,7 @@ from unistd.report.records import read_records
 from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
 from unistd.training.evaluate import BASELINES, Results, held_out, held_out_sizes, tasks_beaten
+from unistd.training.forgetting import growths
 from unistd.training.records import RunResults, read_results
 from unistd.training.results import change, value_text
 from unistd.training.run import read_run
@@ -45,6 +46,7 @@ def write_report(folder: str | Path, which: str = "last") -> Path:
         config_text=read_text(run.config),
         facts=_facts(config, model, results, log),
         rows=_rows(model, results, datasets),
+        kept=_kept(model, measured),
         measures=_measures(model, measured),
         leads={
             task: Markup(lead_curves(task, leads)) for task, leads in measured.leads.items() if lead_measures(leads)
@@ -119,6 +121,20 @@ def _data(config: Config, datasets: Mapping[str, Any]) -> list[dict[str, Any]]:
         sizes = {"train": len(training[task]), "val": 0} | held[task]
         rows.append({"spec": dataset.spec, "source": printable(dataset.source), "sizes": sizes})
     return rows
+
+
+def _kept(model: UniSTD, measured: RunResults) -> list[dict[str, Any]]:
+    """Of the tasks that were learned before this run: their errors then and now."""
+    grown = growths(measured.before, measured.values)
+    return [
+        {
+            "spec": model.tasks[task],
+            "before": measured.before[task],
+            "now": measured.values[task]["model"],
+            "change": share,
+        }
+        for task, share in grown.items()
+    ]
 
 
 def _measures(model: UniSTD, measured: RunResults) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ class RunResults:
     """per lead time; empty in those of earlier releases"""
     mean_samples: Mapping[str, int]
     """training samples that each task's training mean is of; empty likewise"""
+    before: Mapping[str, Mapping[str, float | None]]
+    """the model's results before the first step, of the tasks that another run had learned"""
 
 
 def read_results(run: Run, tasks: Iterable[str], step: int) -> RunResults:
@@ -51,6 +53,7 @@ def read_results(run: Run, tasks: Iterable[str], step: int) -> RunResults:
         "step": Maybe(whole(0, sys.maxsize)),
         "training_mean": Maybe(samples),
         "tasks": per_forecaster(record, "tasks", tasks, value_fault),
+        "before": Maybe({task: Maybe(values_fault) for task in tasks}),
         "per_lead": Maybe(per_forecaster(record, "per_lead", tasks, _leads_fault)),
     }
     compare(record, expected, "", f"{run.metrics}: damaged")
@@ -59,7 +62,7 @@ def read_results(run: Run, tasks: Iterable[str], step: int) -> RunResults:
             f"{run.metrics}: results after step {record['step']}, the checkpoint is of step {step}; {again} anew"
         )
     mean = {task: about["samples"] for task, about in record.get("training_mean", {}).items()}
-    return RunResults(record["tasks"], record.get("per_lead", {}), mean)
+    return RunResults(record["tasks"], record.get("per_lead", {}), mean, record.get("before", {}))
 
 
 def per_forecaster(
@@ -94,6 +97,14 @@ def value_fault(name: str, value: Any) -> str | None:
     if type(value) is float and math.isfinite(value) and value >= least:
         return None
     return "a finite number" if least == -math.inf else f"a finite number of at least {least:g}"
+
+
+def values_fault(values: Any) -> str | None:
+    """Expects values by the names of measures, "mse" among them."""
+    right = isinstance(values, dict) and "mse" in values and all(map(measure_of, values))
+    if right and all(value_fault(name, value) is None for name, value in values.items()):
+        return None
+    return "finite numbers by the names of measures, mse among them"
 
 
 def _leads_fault(name: str, values: Any) -> str | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unistd.files import read_text, write_text
+from unistd.messages import printable
 from unistd.metrics import MEASURES, Baseline
 from unistd.tasks import TaskSpec
 from unistd.training.board import remove_scores, write_scores
@@ -28,6 +29,7 @@ from unistd.training.evaluate import (
     tasks_beaten,
     values_of,
 )
+from unistd.training.forgetting import forgetting_line, read_before
 from unistd.training.processes import ALONE, Processes
 from unistd.training.run import read_run
 from unistd.training.sources import check_data
@@ -65,6 +67,7 @@ def evaluate_run(folder: str | Path, console: Console, processes: Processes = AL
         evaluation = evaluate(module, datasets, batch, workers, fabric.to_device, advance, baselines, processes)
     if not processes.first:
         return values_of(evaluation)
+    before = read_before(run.before, {task: len(dataset) for task, dataset in datasets.items()})
     record = {
         "split": "test",
         "step": trained.step,
@@ -74,7 +77,7 @@ def evaluate_run(folder: str | Path, console: Console, processes: Processes = AL
         "training_mean": {task: {"samples": min(len(dataset), MEAN_SAMPLES)} for task, dataset in training.items()},
         "tasks": values_of(evaluation),
         "per_lead": leads_of(evaluation),
-    }
+    } | ({"before": before} if before else {})
     text = json.dumps(record, indent=2) + "\n"
     if not _holds(run.metrics, text):  # these show other results
         run.report.unlink(missing_ok=True)
@@ -82,6 +85,9 @@ def evaluate_run(folder: str | Path, console: Console, processes: Processes = AL
     write_text(run.metrics, text)
     remove_scores(run)
     write_scores(run, trained.step, evaluation)
+    if before:
+        line = forgetting_line(before, record["tasks"])
+        console.print(Text(printable(line)), soft_wrap=True, highlight=False)
     return record["tasks"]
 
 

@@ -57,6 +57,11 @@ class Run:
         return self.folder / "metrics.json"
 
     @property
+    def before(self) -> Path:
+        """results, before the first step, of the tasks that were learned in another run"""
+        return self.folder / "before.json"
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.jsonl"
 
@@ -84,7 +89,7 @@ class Run:
         Raises RunInUse; OSError naming the folder or the file that is, say, a named pipe.
         """
         with locked(self.folder):
-            for file in (self.config, self.checkpoint, self.best, self.log, self.metrics, self.report):
+            for file in (self.config, self.checkpoint, self.best, self.log, self.metrics, self.before, self.report):
                 require(file, "a file", "nothing")
             for folder in (self.earlier, self.adapters, self.tensorboard, self.scores, self.exports):
                 require(folder, "a folder", "nothing")
@@ -106,7 +111,7 @@ class Run:
         exports = (*self.exports.glob("*.onnx"), *self.exports.glob("*.pt2"))
         earlier = (*self.earlier.glob("step_*.pt"), *(self.earlier / name for name in LINKS))
         checkpoints = (*earlier, self.best, self.checkpoint)
-        for file in (self.metrics, self.report, *exports, *adapters, *checkpoints, self.log, *events):
+        for file in (self.metrics, self.report, *exports, *adapters, *checkpoints, self.before, self.log, *events):
             file.unlink(missing_ok=True)
         scores = (*self.scores.glob("*/"), self.scores)
         for folder in (self.earlier, self.adapters, *scores, self.tensorboard, self.exports):

@@ -31,6 +31,7 @@ from unistd.training.data import Batch, passes_of, steps_per_epoch, task_specs, 
 from unistd.training.device import open_device
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
+from unistd.training.forgetting import write_before
 from unistd.training.formats import FORMAT
 from unistd.training.log import NoLog, RunLog, records_until
 from unistd.training.objective import Objective
@@ -151,6 +152,8 @@ class Trainer:
             ):
                 if self.processes.first and log.lost:
                     self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
+                if self.step == 0 and self.learned:
+                    self._measure_before(stop)
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
                     self.save(log, regular=self._checkpoint_due())
                 for passes, waited in _steps(batches, self.config.train.accumulate):
@@ -325,6 +328,13 @@ class Trainer:
             if self.complete:
                 log.flush()
         return due
+
+    def _measure_before(self, stop: StopRequest) -> None:
+        """Keeps the results of the tasks that were taken over, which this run may worsen."""
+        datasets = {task: data for task, data in held_out(self.config, "test").items() if task in self.learned}
+        results = self.evaluate(datasets, lambda task: stop.check())
+        sizes = {task: len(data) for task, data in datasets.items()}
+        self.processes.of_first(lambda: write_before(self.run.before, sizes, results))
 
     def _save_best(self) -> None:
         weights = whole(self.model.module.state_dict())
