@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -228,3 +229,11 @@ def test_self_attention(arguments: dict) -> None:
     got = outcome(lambda: run(lambda own: self_attention(**own), arguments, ("qkv",)), tuple(arguments))
     if not isinstance(got, str):
         assert_close(got, run(plainly, arguments, ("qkv",)), run(plainly, doubled(arguments), ("qkv",)))
+
+
+def test_what_the_type_cannot_hold_is_to_be_no_number():
+    infinite, number = torch.tensor([torch.inf]).half(), torch.ones(1).half()
+    exact, plain = torch.tensor([1e20]).double(), torch.tensor([torch.nan]).half()
+    assert_close([infinite], [plain], [exact])
+    with pytest.raises(AssertionError):
+        assert_close([number], [plain], [exact])
