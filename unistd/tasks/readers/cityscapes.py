@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,8 +23,8 @@ from unistd.tasks.files import DataFileError, Stamp, in_words, list_folder, open
 from unistd.tasks.hdf5 import names_in, numbers_in, open_datasets, whole
 from unistd.tasks.readers.clips import Clip, ClipDataset, content_id, cut, every
 from unistd.tasks.readers.fit import crop_and_scale
-from unistd.tasks.readers.frames import unbroken
-from unistd.tasks.readers.images import MOST_TOGETHER, read_images
+from unistd.tasks.readers.frames import read_pixels, unbroken
+from unistd.tasks.readers.images import MOST_TOGETHER
 from unistd.tasks.readers.index import indexed
 from unistd.tasks.readers.splits import TreeReader
 from unistd.tasks.readers.tree import Tree, files_of, has
@@ -56,17 +55,17 @@ def _dataset(spec: TaskSpec, top: Path, split: str, clips: list[Clip]) -> ClipDa
 
 
 def _from_pictures(spec: TaskSpec, top: Path, split: str) -> ClipDataset:
-    recordings: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
+    recordings: dict[tuple[str, str], list[tuple[int, Path]]] = defaultdict(list)
     for city in [name for name in list_folder(top / split) if (top / split / name).is_dir()]:
         for path in _frames_of(top / split / city):
             _, sequence, number = _FRAME.search(path.name).groups()
-            recordings[city, sequence][int(number)] = path
+            recordings[city, sequence].append((int(number), path))
     runs = [run for recording in recordings.values() for run in unbroken(recording)]
     if not runs:
         raise DataFileError(f"{top / split}: no frames of a city, expected {_EXPECTED}")
     pictures = _Pictures(runs)
     clips = [
-        Clip(str(run[0]), len(run), partial(_pixels, run), partial(pictures.ids, number))
+        Clip(str(run[0]), len(run), partial(read_pixels, run, 3), partial(pictures.ids, number))
         for number, run in enumerate(runs)
     ]
     return _dataset(spec, top, split, clips)
@@ -82,14 +81,6 @@ def _frames_of(folder: Path) -> list[Path]:
         if _FRAME.search(path.name)[1] != folder.name:
             raise DataFileError(f"{path}: a frame of another city than its folder, expected {expected}")
     return paths
-
-
-def _pixels(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
-    """Frames (n, 3, h, w) uint8."""
-    frames = read_images(paths, 3, rows)
-    if frames.dtype != np.uint8:
-        raise DataFileError(f"{paths[rows[0]]}: pixels of {frames.dtype}, expected uint8")
-    return frames
 
 
 class _Pictures:

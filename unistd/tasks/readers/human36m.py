@@ -21,7 +21,7 @@ from unistd.files import read_text
 from unistd.tasks.files import DataFileError, in_words, list_folder, open_file
 from unistd.tasks.readers.clips import Clip, ClipDataset, content_id, cut, file_id
 from unistd.tasks.readers.fit import cover
-from unistd.tasks.readers.images import read_images
+from unistd.tasks.readers.frames import read_pixels
 from unistd.tasks.readers.splits import TreeReader, held_out
 from unistd.tasks.readers.tree import Tree, has
 from unistd.tasks.spec import TaskSpec
@@ -71,7 +71,7 @@ def _dataset(spec: TaskSpec, top: Path, split: str) -> ClipDataset:
 
 def _clip(line: _Listed, paths: list[Path], contents: _Contents) -> Clip:
     name = f"{line.place} ({paths[0].name} and on)" if paths else line.place
-    return Clip(name, len(paths), partial(read_images, paths, 3), partial(_frame_ids, line, len(paths), contents))
+    return Clip(name, len(paths), partial(read_pixels, paths, 3), partial(_frame_ids, line, len(paths), contents))
 
 
 def _frame_ids(line: _Listed, count: int, contents: _Contents) -> np.ndarray:

@@ -76,7 +76,7 @@ def _drive_clips(folder: Path) -> list[Clip]:
         home = folder / _CAMERA / "data"
     elif cameras := [name for name in list_folder(folder) if name.startswith("image_")]:
         raise DataFileError(f"{folder}: found cameras {in_words(cameras)}, expected {_CAMERA}, the left one in colour")
-    found = {int(match[1]): home / name for name in list_folder(home) if (match := _FRAME.search(name))}
+    found = [(int(match[1]), home / name) for name in list_folder(home) if (match := _FRAME.search(name))]
     if not found:
         raise DataFileError(f"{home}: no frames (but {in_words(list_folder(home)[:3])}), expected {_EXPECTED}")
     return [picture_clip(paths, 3) for paths in unbroken(found)]

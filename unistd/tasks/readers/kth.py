@@ -4,8 +4,9 @@
     <root>/kth/boxing/person01_boxing_d1_uncomp.avi, <root>/kth/00sequences.txt    the videos also without a folder
 
 Persons 1 to 14 are train, 15 and 16 val, 17 to 25 test. Samples begin every 20 frames in train, 10 in val and 30 in
-test, and every 3 where someone jogs or runs, as PredBench has it; none contains a missing frame or crosses the border
-of a sequence. The first channel is taken; frames are scaled to the spec's size, whatever that does to their aspect.
+test, and every 3 where someone jogs or runs, as PredBench has it; none contains a missing frame, and of a video none
+crosses the border of a sequence. The first channel is taken; frames are scaled to the spec's size, whatever that does
+to their aspect.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _STRIDES = {"train": 20, "val": 10, "test": 30}
 _PERSONS = {"train": range(1, 15), "val": range(15, 17), "test": range(17, 26)}
 _RECORDING = rf"person(\d\d)_({'|'.join(ACTIONS)})_d([1-4])"
 _FOLDER, _VIDEO = re.compile(rf"^{_RECORDING}(_uncomp)?$"), re.compile(rf"^{_RECORDING}(_uncomp)?\.avi$")
-_FRAME = re.compile(r"^\D*(\d{1,9})\.(jpg|png)$")
+_FRAME = re.compile(r"^(?!\.)\D*(\d{1,9})\.(jpg|png)$")  # no hidden file: copies made by macOS hold one beside each
 _TABLE = "00sequences.txt"
 _ROW = re.compile(rf"({_RECORDING})\s+(?:frames\s+(\d+\s*-\s*\d+(?:\s*,\s*\d+\s*-\s*\d+)*)|\*missing\*)\s*")
 _LONGEST = 1_000_000  # frames
@@ -44,7 +45,7 @@ def _from_pictures(spec: TaskSpec, top: Path, split: str) -> ClipDataset:
     clips = []
     for folder, match in _recordings(top, _FOLDER):
         if _split_of(folder, match) == split:
-            found = {int(name[1]): folder / name[0] for name in map(_FRAME.search, list_folder(folder)) if name}
+            found = [(int(name[1]), folder / name[0]) for name in map(_FRAME.search, list_folder(folder)) if name]
             if not found:
                 held = in_words(list_folder(folder)[:3])
                 raise DataFileError(f"{folder}: no frames (but {held}), expected names like image_0001.jpg")

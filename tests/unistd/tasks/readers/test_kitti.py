@@ -56,6 +56,13 @@ def test_a_missing_frame_ends_a_clip(tmp_path):
     assert "11 frames in a row, expected at least 20" in refused(folder, SMALL, tmp_path)
 
 
+def test_two_pictures_of_a_frame_are_refused(tmp_path):
+    kitti.write_kitti_png(tmp_path, size=SIZE)  # half of them renumbered, say
+    third = tmp_path / FRAMES["png"]
+    shutil.copy(third.with_name("9.png"), third.with_name("0000000003.png"))
+    assert "3.png: the same frame as 0000000003.png by its number" in refused(third, SMALL, tmp_path)
+
+
 def test_a_drive_under_two_names_is_in_one_split(tmp_path):
     kitti.write_kitti_raw(tmp_path, size=SIZE)
     kitti.write_kitti_png(tmp_path, size=SIZE)  # in the folder of the drives and in those of their dates

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.forms.kth import write_kth_avi, write_kth_frames
 from support.forms.pictures import moving, save
 from support.forms.reading import BROKEN, counts, read_all, refused
@@ -45,6 +46,25 @@ def test_frames_are_scaled_to_the_spec(tmp_path, form):
     inputs, targets = pickle.loads(pickle.dumps(build_dataset(SPEC, "test", root=tmp_path)))[5]
     assert inputs.shape == targets.shape == (10, 1, 128, 128)
     assert float(inputs.std()) > 0.05
+
+
+def test_deeper_pictures_are_refused(tmp_path):
+    write_kth_frames(tmp_path, size=SIZE)
+    path = tmp_path / FRAME
+    for frame in path.parent.iterdir():
+        Image.fromarray(np.full(SIZE, 40_000, np.uint16)).save(frame.with_suffix(".png"))
+        frame.unlink()
+    assert "pixels of uint16, expected uint8" in refused(path.parent, SMALL, tmp_path)
+
+
+def test_two_pictures_of_a_frame_are_refused_and_hidden_files_passed_over(tmp_path):
+    write_kth_frames(tmp_path, size=SIZE)
+    right = read_all(SMALL, tmp_path)["train"]
+    path = tmp_path / FRAME
+    path.with_name("._image_0003.jpg").write_bytes(b"\0\5\x16\7 as macOS writes them")
+    np.testing.assert_array_equal(read_all(SMALL, tmp_path)["train"], right)
+    shutil.copy(path.with_name("image_0009.jpg"), path.with_name("image_3.jpg"))
+    assert "the same frame as image_0003.jpg by its number" in refused(path.with_name("image_3.jpg"), SMALL, tmp_path)
 
 
 def test_strides_are_those_of_the_protocol(tmp_path):
