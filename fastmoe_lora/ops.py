@@ -58,20 +58,21 @@ def decomposes(*tensors: Tensor | None) -> bool:
     torch.jit.trace), transforms them (torch.func), differentiates them forward, or gives them a meaning of its own (a
     tensor subclass)."""
     return (
-        torch.compiler.is_exporting()
+        _is_exported_or_transformed()
         or torch.jit.is_tracing()
-        or _is_transformed()
         or forward_ad._current_level >= 0
         or any(type(t) not in _ORDINARY and type(t).__name__ not in _OF_COMPILERS for t in tensors)
     )
 
 
-def _is_transformed() -> bool:
-    """Whether this is the body of a function that torch.func transforms."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+def _is_exported_or_transformed() -> bool:
+    """Whether torch.export is at work, or this is the body of a function that torch.func transforms."""
+    return torch.compiler.is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
-_is_transformed._dynamo_marked_constant = True  # the answer at the time of tracing; torch.compile guards the transforms
+# The answer at the time of tracing; torch.compile guards the transforms. The compiler of torch 2.11, asked itself, says
+# that it exports whenever it compiles.
+_is_exported_or_transformed._dynamo_marked_constant = True
 
 
 def is_autocast(device_type: str) -> bool:
