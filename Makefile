@@ -62,7 +62,7 @@ aot-oldest:
 	.venv-oldest/bin/python bench/aot.py
 	.venv-oldest/bin/python -m pytest tests/kernels/triton/test_compiled.py tests/kernels/triton/test_emulator.py
 
-# On a machine with a GPU and torch: correctness, launches, plan search, timings; at most eight minutes.
+# On a machine with a GPU and torch: correctness, launches, plan search, timings; at most ten minutes.
 gpu-check:
 	$(PYTHON) -m bench.gpu_check
 

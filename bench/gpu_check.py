@@ -1,6 +1,6 @@
 """One command for a machine with a GPU: is everything right there, which plans are fastest, how fast is it.
 
-    python -m bench.gpu_check [--out DIR] [--minutes 8] [--parts smoke timings ...]
+    python -m bench.gpu_check [--out DIR] [--minutes 10] [--parts smoke timings ...]
 
 Every part runs in processes of its own under a time limit and writes a line per item as it goes, so that neither a
 crash nor a kernel that never ends costs more than its item. Writes DIR/gpu_check.json (machine, versions, clocks, every
@@ -42,10 +42,11 @@ PARTS = (
     Part("candidates", "gpu_search", 130, 12),
     Part("search", "gpu_search", 100),
     Part("timings", "gpu_timings", 90),
+    Part("host", "gpu_timings", 40),
     Part("launches", "gpu_items", 60),
     Part("integration", "gpu_integration", 90, 6),
     Part("correctness", "gpu_items", 120, 12),
-    Part("rivals", "gpu_timings", 150),
+    Part("rivals", "gpu_timings", 180),
     Part("sanitizer", "gpu_items", 120),
 )
 
@@ -119,7 +120,7 @@ def last_words(part: Part, folder: Path) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "gpu", help="folder for the results")
-    parser.add_argument("--minutes", type=float, default=8.0, help="what does not fit is left out")
+    parser.add_argument("--minutes", type=float, default=10.0, help="what does not fit is left out")
     names = [part.name for part in PARTS]
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help="do these alone")
     parser.add_argument("--part", choices=names, help="internal: do one part's work")

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from functools import cache, partial
 
 import torch
@@ -11,12 +12,13 @@ from bench.peers import PEERS
 from bench.problem import Problem, Weights
 from bench.timing import interleaved, paired_ratio
 
-__all__ = ["prepare", "rivals", "timings"]
+__all__ = ["host", "prepare", "rivals", "timings"]
 
 TOKENS = (16384, 4096, 65536)
 SECONDS = 1.5
 # Whole layer over the frozen linear: what we want to reach.
 TARGETS = {"forward": 1.20, "forward+backward": 1.30, "compacted forward": 1.12}
+HOST_RIVALS = ("three-gemm", "hydralora")
 RIVALS = ("three-gemm", "concat-k", "hydralora", "compile-max-autotune")
 
 
@@ -87,19 +89,18 @@ def against_linear(tokens: int, what: str) -> dict:
     return found | {"target": TARGETS[what]}
 
 
-def overhead() -> dict:
-    """Host time per eager call over F.linear's, the GPU idle behind it: M = 256."""
-    entrants = {name: Entrant(name, qkv(256)) for name in ("triton", "linear")}
-    times: dict[str, list[float]] = {name: [] for name in entrants}
-    for _ in range(50):
-        for name, entrant in entrants.items():
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            for _ in range(20):
-                entrant.forward()
-            times[name].append((time.perf_counter() - started) / 20 * 1e6)
-    us = {f"{name} us": statistics.median(values) for name, values in times.items()}
-    return us | {"over linear us": us["triton us"] - us["linear us"], "target": 25}
+def host_time(function: Callable[[], object], calls: int = 150) -> float:
+    """Microseconds of wall time that a call takes where the GPU has nothing else to do."""
+    for _ in range(10):
+        function()
+    times = []
+    for _ in range(calls):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    torch.cuda.synchronize()
+    return statistics.median(times) * 1e6
 
 
 def memory() -> dict:
@@ -120,12 +121,29 @@ def memory() -> dict:
 
 
 def timings(log: Log, shard: int, shards: int) -> None:
-    """The layer over the frozen linear, host time, memory."""
+    """The layer over the frozen linear, and memory."""
     for tokens in TOKENS:
         for what in TARGETS:
             log.item(f"QKV {what} M {tokens}", partial(against_linear, tokens, what))
-    log.item("host time per call, M 256", overhead)
     log.item("kept for backward, M 16384", memory)
+
+
+def host(log: Log, shard: int, shards: int) -> None:
+    """Host time of eager calls, which decides where the GPU is faster than what launches its kernels.
+
+    A backward pass runs in a thread of the autograd engine unless it is told to run in the caller's, where Python
+    finds its objects in the caches.
+    """
+
+    def times(tokens: int, call: str, threads: bool) -> dict:
+        entrants = {name: Entrant(name, qkv(tokens)) for name in ("triton", "linear", *HOST_RIVALS)}
+        with torch.autograd.set_multithreading_enabled(threads):
+            return {f"{name} us": host_time(getattr(entrant, call)) for name, entrant in entrants.items()}
+
+    for tokens in (256, 4096):
+        log.item(f"forward, M {tokens}", partial(times, tokens, "forward", True))
+        for threads, whose in ((True, "engine's"), (False, "caller's")):
+            log.item(f"both passes, M {tokens}, {whose} thread", partial(times, tokens, "both", threads))
 
 
 def rivals(log: Log, shard: int, shards: int) -> None:

@@ -189,7 +189,8 @@ class RAMoELinear(nn.Module):
         elif gates is None:
             gates = self.router_gates(x) if part is None else self.router_gates(x)[..., slice(*part), :]
         if part is not None:
-            *tensors, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
+            *five, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
+            tensors = list(five)  # the compiler of torch 2.11 takes what is starred for a tuple
         units = self.units if part is None else self.units[slice(*part)]
         if len(set(units)) > 1:
             gates, router_weight = self._by_unit(units, tensors, gates, router_weight)

@@ -22,7 +22,7 @@ def flags(count: int, device: torch.device) -> Tensor:
     left = _set_aside.get(device)
     if left is None or left.numel() < _CHUNK // 2:
         _set_aside[device] = torch.zeros(_CHUNK, dtype=torch.int32, device=device)
-    return _shared(count, device, torch.cuda.current_stream(device).cuda_stream)
+    return _shared(count, device, torch._C._cuda_getCurrentRawStream(device.index))
 
 
 def _shared(count: int, device: torch.device, stream: int) -> Tensor:

@@ -5,7 +5,7 @@ Standard library alone: the ahead-of-time compiler loads this file where torch i
 
 import json
 from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -212,16 +212,71 @@ def forward_constants(geometry: Geometry, plan: Plan) -> dict[str, int | bool]:
     }
 
 
-def forward_tasks(geometry: Geometry, plan: Plan, tokens: int) -> int:
-    """Tasks of one launch of `forward` that does both phases."""
-    tiles = geometry.splits * _ceil(geometry.split_n, plan.bn)
-    blocks = _ceil(geometry.columns, geometry.block) * (1 if plan.merge else geometry.splits)
-    return _ceil(tokens, plan.bm) * (blocks + tiles) + _packing_tasks(geometry, plan)
+class ForwardWork(NamedTuple):
+    """Of a call of `forward` that has so many tokens."""
+
+    programs: int  # of a launch
+    workspace: int  # numbers handed from producers to consumers, with the packed adapters
+    counters: int  # of kernels/triton/queue.py
 
 
-def tiles(geometry: Geometry, plan: Plan, tokens: int) -> int:
-    """Tiles of y."""
-    return _ceil(tokens, plan.bm) * geometry.splits * _ceil(geometry.split_n, plan.bn)
+@lru_cache(maxsize=4096)
+def forward_work(geometry: Geometry, plan: Plan, tokens: int, multiprocessors: int) -> ForwardWork:
+    """How much a call has to launch and to allocate, cached: it takes as long as a launch, many layers call alike."""
+    blocks, tiles = _ceil(tokens, plan.bm), geometry.splits * _ceil(geometry.split_n, plan.bn)
+    if plan.mode == "recompute":
+        return ForwardWork(blocks * tiles, 0, 0)
+    producers = _ceil(geometry.columns, geometry.block) * (1 if plan.merge else geometry.splits)
+    tasks = blocks * (producers + tiles) + _packing_tasks(geometry, plan)
+    workspace = tokens * geometry.splits * geometry.padded + geometry.packed
+    return ForwardWork(min(tasks, multiprocessors * plan.per_sm), workspace, flag_count(plan, tokens))
+
+
+class BackwardWork(NamedTuple):
+    """Of a call's backward pass: tasks or programs of its kernels, and the sizes of what they hand to each other."""
+
+    input_tasks: int
+    counters: int
+    weight_programs: int
+    parts: int  # of the token axis in `grad_weight`
+    reduce_programs: int
+    blocks: int  # of rows in `grad_input`
+    narrow: tuple[int, ...]  # numbers in the compute dtype: ds, t, packed adapters
+    wide: tuple[int, ...]  # float32: the diagonal's gradient by block of rows, those of A and of B by part
+
+
+@lru_cache(maxsize=4096)
+def backward_work(
+    geometry: Geometry,
+    input_plan: Plan,
+    weight_plan: Plan,
+    tokens: int,
+    multiprocessors: int,
+    with_a: bool,
+    with_b: bool,
+    with_diag: bool,
+) -> BackwardWork:
+    """Cached as `forward_work` is. with_a: the router's gradient comes with that of A."""
+    tiles = grad_weight_tiles(geometry, weight_plan, with_a, with_b)
+    parts = token_parts(weight_plan, tiles, tokens, multiprocessors) if tiles else 0
+    blocks, width = _ceil(tokens, input_plan.bm), geometry.splits * geometry.padded
+    rows = tokens * width
+    partial = parts * geometry.k * width * with_a, parts * geometry.n * geometry.padded * with_b
+    return BackwardWork(
+        grad_input_tasks(geometry, input_plan, tokens),
+        flag_count(input_plan, tokens),
+        tiles * parts,
+        parts,
+        reduce_programs(geometry, with_a, with_b, with_diag),
+        blocks,
+        tuple(map(_aligned, (rows, rows, geometry.packed))),
+        tuple(map(_aligned, (blocks * width, *partial))),
+    )
+
+
+def _aligned(count: int) -> int:
+    """So many numbers, rounded up so that what lies behind them begins at a multiple of 256 bytes."""
+    return _ceil(count, 128) * 128
 
 
 def flag_count(plan: Plan, tokens: int) -> int:

@@ -106,21 +106,20 @@ def run_forward(
     if tokens == 0:
         return returned
     launchers = _forward_launchers(geometry, plan)
+    work = _plan.forward_work(geometry, plan, tokens, processors or multiprocessors(x.device))
     operands = bias, lora_A, lora_B, diag, gates, router_weight, columns, seed
     types = types_of(geometry, x, *operands)
     scalars = tokens, top_k, float(scaling), threshold_bits(dropout), 1 / (1 - dropout)
     if plan.mode == "recompute":
-        launchers[0](_plan.tiles(geometry, plan, tokens), types, x, weight, *operands, y, low_rank, *scalars)
+        launchers[0](work.programs, types, x, weight, *operands, y, low_rank, *scalars)
         return returned
-    workspace = x.new_empty(tokens * geometry.splits * geometry.padded + geometry.packed)
-    counters = flags(_plan.flag_count(plan, tokens), x.device)
+    workspace = x.new_empty(work.workspace)
+    counters = flags(work.counters, x.device)
     source = described(x, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bn, plan.bk, plan.tma)
     target = described(y, plan.bm, plan.bn // 2, plan.tma)
-    processors = processors or multiprocessors(x.device)
-    programs = min(_plan.forward_tasks(geometry, plan, tokens), processors * plan.per_sm)
     for launch in launchers:
-        launch(programs, types, source, base, *operands, target, low_rank, workspace, counters, *scalars)
+        launch(work.programs, types, source, base, *operands, target, low_rank, workspace, counters, *scalars)
     return returned
 
 
@@ -216,9 +215,10 @@ def run_backward(
     if not (need_x or with_a or with_b or need_diag or need_gates):
         return gradients
 
-    tiles = _plan.grad_weight_tiles(geometry, weight_plan, with_a, with_b)
-    parts = _plan.token_parts(weight_plan, tiles, tokens, multiprocessors(x.device)) if tiles else 0
-    work = _backward_workspace(geometry, input_plan, x, tokens, parts * with_a, parts * with_b)
+    every = multiprocessors(x.device)
+    work = _plan.backward_work(geometry, input_plan, weight_plan, tokens, every, with_a, with_b, need_diag)
+    ds, t, packed = _parts(x.new_empty(sum(work.narrow)), work.narrow)
+    ddiag_blocks, partial_a, partial_b = _parts(x.new_empty(sum(work.wide), dtype=torch.float32), work.wide)
     types = types_of(geometry, x, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, seed)
     scaling, scalars = float(scaling), (threshold_bits(dropout), 1 / (1 - dropout))
 
@@ -226,29 +226,28 @@ def run_backward(
     source = described(grad_y, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bk, plan.bn, plan.tma)
     target = described(dx, plan.bm, plan.bn // 2, plan.tma) if need_x else None
-    processors = processors or multiprocessors(x.device)
-    programs = min(_plan.grad_input_tasks(geometry, plan, tokens), processors * plan.per_sm)
-    counters = flags(_plan.flag_count(plan, tokens), x.device)
-    narrow = work["ds"], work["t"], work["packed"], work["ddiag"]
+    counters = flags(work.counters, x.device)
+    programs = min(work.input_tasks, (processors or every) * plan.per_sm)
     for launch in _grad_input_launchers(geometry, plan, need_x):
         launch(
             programs, types, source, base, lora_A, lora_B, diag, gates, router_weight, columns, seed, low_rank, target,
-            dgates, *narrow, counters, tokens, scaling, *scalars,
+            dgates, ds, t, packed, ddiag_blocks, counters, tokens, scaling, *scalars,
         )  # fmt: skip
-
-    if tiles:
+    if work.weight_programs:
         _grad_weight_launcher(geometry, weight_plan)(
-            tiles * parts, types, x, grad_y, seed, work["ds"], work["t"], work["partial_a"], work["partial_b"], tokens,
-            parts, *scalars,
-        )  # fmt: skip
-    programs = _plan.reduce_programs(geometry, with_a, with_b, need_diag)
-    if programs:
-        blocks = -(-tokens // input_plan.bm)
+            work.weight_programs, types, x, grad_y, seed, ds, t, partial_a, partial_b, tokens, work.parts, *scalars
+        )
+    if work.reduce_programs:
         _reduce_launcher(geometry)(
-            programs, types, columns, diag, work["partial_a"], work["partial_b"], work["ddiag"], da, db, drouter, ddiag,
-            parts, blocks,
+            work.reduce_programs, types, columns, diag, partial_a, partial_b, ddiag_blocks, da, db, drouter, ddiag,
+            work.parts, work.blocks,
         )  # fmt: skip
     return gradients
+
+
+def _parts(memory: Tensor, sizes: tuple[int, ...]) -> list[Tensor | None]:
+    """One allocation's parts, None where a part is empty."""
+    return [part if size else None for part, size in zip(memory.split(sizes), sizes, strict=True)]
 
 
 @cache
@@ -266,24 +265,3 @@ def _grad_weight_launcher(geometry: _plan.Geometry, plan: _plan.Plan) -> Launche
 @cache
 def _reduce_launcher(geometry: _plan.Geometry) -> Launcher:
     return Launcher(reduce.reduce, _plan.reduce_constants(geometry), {"num_warps": 4})
-
-
-def _backward_workspace(
-    geometry: _plan.Geometry, plan: _plan.Plan, x: Tensor, tokens: int, a_parts: int, b_parts: int
-) -> dict[str, Tensor | None]:
-    """One allocation for all that the launches hand to each other: name -> its part, None where it is empty."""
-    width = geometry.splits * geometry.padded
-    wanted = {
-        "ds": (tokens * width, x.dtype),
-        "t": (tokens * width, x.dtype),
-        "packed": (geometry.packed, x.dtype),
-        "ddiag": (-(-tokens // plan.bm) * width, torch.float32),
-        "partial_a": (a_parts * geometry.k * width, torch.float32),
-        "partial_b": (b_parts * geometry.n * geometry.padded, torch.float32),
-    }
-    sizes = [-(-count * dtype.itemsize // 256) * 256 for count, dtype in wanted.values()]
-    parts = torch.empty(sum(sizes), dtype=torch.uint8, device=x.device).split(sizes)
-    return {
-        name: part.view(dtype) if count else None
-        for (name, (count, dtype)), part in zip(wanted.items(), parts, strict=True)
-    }

@@ -33,7 +33,7 @@ def shrink() -> None:
     backends._resolve = lambda name, *rest: "checked" if name == "auto" else resolve(name, *rest)
     gpu_timings.TOKENS, gpu_timings.RIVALS = (ROWS,), ("three-gemm", "concat-k")
     gpu_timings.qkv = gpu_timings.proj = lambda tokens: Problem("small", ROWS, 32, 32, E=2)
-    gpu_timings.overhead = dict  # a thousand calls
+    gpu_timings.host_time = lambda function: (function(), 1.0)[1]
     gpu_timings.memory = dict  # asks the GPU
     gpu_timings.interleaved = lambda functions, *_, **__: ({name: [f(), 1.0][1:] for name, f in functions.items()}, {})
 
@@ -43,6 +43,7 @@ def main(folder: Path) -> None:
     for module, part in ((gpu_search, "candidates"), (gpu_search, "search"), (gpu_timings, "timings")):
         module.prepare(folder)
         getattr(module, part)(gpu_items.Log(folder, part, 0), 0, 1)
+    gpu_timings.host(gpu_items.Log(folder, "host", 0), 0, 1)
     gpu_timings.rivals(gpu_items.Log(folder, "rivals", 0), 0, 1)
     gpu_items.Log(folder, "integration", 0).item("long rows", gpu_integration.long_rows)
     gpu_items.Log(folder, "integration", 0).item("auto", gpu_integration.self_check)

@@ -54,11 +54,11 @@ def test_parts_in_the_interpreter(tmp_path):
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     counts = {}
-    for part in ("candidates", "search", "timings", "rivals", "integration"):
+    for part in ("candidates", "search", "timings", "host", "rivals", "integration"):
         rows = rows_of(tmp_path, part)
         assert all(row["ok"] for row in rows), table(part, rows)
         counts[part] = len(rows)
-    assert counts == {"candidates": 3, "search": 6, "timings": 5, "rivals": 3, "integration": 2}
+    assert counts == {"candidates": 3, "search": 6, "timings": 4, "host": 6, "rivals": 3, "integration": 2}
     shipped, found = _plan.table(), _plan.table(tmp_path / "plans.json")
     for kind in _plan.KINDS:
         small, large, *rest = found["small"][kind]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench import charts
+from bench import charts, gpu_table
 from bench.plot import draw, fill
 from bench.record import UNAVAILABLE, WRONG, Entry, Group, Record
 from bench.tables import between_markers, losses, scaling_table, section, table
@@ -126,3 +126,15 @@ def test_targets_are_met_or_missed_by_the_median_of_paired_ratios():
     text = section(record(group(12.0, 15.0, targets={"linear": 1.1, "three-gemm": 0.9}), comparison="cpu_targets"))
     assert "| qkv | floor | 1.10 | 1.20 | 1.20 to 1.20 | missed |" in text
     assert "| qkv | three GEMMs | 0.90 | 0.80 | 0.80 to 0.80 | met |" in text
+
+
+def test_what_a_gpu_gave_is_shown_beside_what_was_wanted():
+    timing = {"item": "QKV forward M 8", "ok": True, "target": 1.2, "ratio graph": 1.375, "triton graph ms": 0.5}
+    timing |= {"ratio eager": 2.0, "triton eager ms": 1.25}
+    calls = {f"{name} us": us for name, us in (("triton", 90), ("linear", 30), ("three-gemm", 200), ("hydralora", 900))}
+    parts = {"timings": [timing, {"item": "memory", "ok": False}], "host": [{"item": "forward", "ok": True} | calls]}
+    machine, versions = {"gpu": "A GPU", "cuda": "13"}, {"torch": "2.11", "triton": "3.6"}
+    text = gpu_table.section({"parts": parts, "machine": machine, "versions": versions, "commit": "abc"})
+    assert "| QKV forward M 8 | 1.20 | 1.38 (0.5 ms) | 2.00 (1.25 ms) |" in text
+    assert "| **fastmoe_lora, triton** | 90 |" in text
+    assert "Without a fault: timings 1 of 2, host 1 of 1." in text

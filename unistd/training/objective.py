@@ -61,7 +61,9 @@ class Objective:
                 terms = [self.weights[task] * turns[task] * errors[task] / max(1, measured[task]) for task in errors]
                 # the gradient is averaged over the processes, and so is that of the penalty, which is the same in all
                 loss = torch.stack(terms).sum() * (self.processes.world / len(step)) + penalty() / len(passes)
-                self.fabric.backward(loss)
+                # In the caller's thread also on a GPU: there, Python finds its objects in the caches.
+                with torch.autograd.set_multithreading_enabled(False):
+                    self.fabric.backward(loss)
             totals = totals + torch.stack([errors[task].detach() if task in errors else nothing for task in step])
         if self.processes.world > 1:
             self._forget(set(self.specs) - set(step))
