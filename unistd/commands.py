@@ -35,6 +35,7 @@ from unistd.training.device import open_device_or_cpu
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import held_out_sizes
 from unistd.training.loading import WorkerError
+from unistd.training.networks import read_networks
 from unistd.training.own import task_named
 from unistd.training.processes import Processes, check_sharing
 from unistd.training.records import read_results
@@ -70,6 +71,7 @@ def train(options: argparse.Namespace, console: Console) -> int | None:
     if processes.world == 1 and config.train.devices * config.train.nodes > 1:
         return launch(options.arguments, config.train.devices, config.train.nodes)
     processes.meet()
+    read_networks(config)  # before hours of training that their files would spoil at the end
     run = Run(Path(config.run))
     with run.writing() if processes.first else nullcontext():
         resume = processes.of_first(lambda: _resumes(options, run))

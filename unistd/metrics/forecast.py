@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unistd.metrics.errors import PixelErrors, VarianceScaled, VarianceScaledFrames
 from unistd.metrics.events import EventScores
+from unistd.metrics.learned import NETWORKS
 from unistd.metrics.measures import DEFAULT_METRICS, EVENT_METRICS, check_metrics
 from unistd.metrics.meter import Frames, Meter, Value
 from unistd.metrics.nino import NinoCorrelation
@@ -25,7 +26,7 @@ class Scores:
 
     values: dict[str, Value]
     leads: dict[str, list[Value]]
-    """T values each; `nino` has T - 2"""
+    """T values each; `nino` has T - 2, `fvd` none"""
 
     def __getitem__(self, name: str) -> Value:
         """The value over the whole set."""
@@ -39,9 +40,10 @@ class ForecastMetrics:
         metrics: names of `MEASURES`.
         scale, offset: physical value = normalised value * scale + offset.
         thresholds: of events, in physical units, increasing.
+        networks: of the measures of `NETWORKS` among these, by their names.
 
     Raises:
-        ValueError: unknown names, or thresholds that are missing or do not increase.
+        ValueError: unknown names, a measure without its network, or thresholds that are missing or do not increase.
     """
 
     def __init__(
@@ -50,9 +52,13 @@ class ForecastMetrics:
         scale: float = 1.0,
         offset: float = 0.0,
         thresholds: Sequence[float] = (),
+        networks: Mapping[str, nn.Module] = {},
     ) -> None:
         check_metrics(metrics, thresholds)
         names = set(metrics)
+        learned = [name for name in NETWORKS if name in names]
+        if lacking := [name for name in learned if name not in networks]:
+            raise ValueError(f"networks: found none for {lacking[0]!r}, expected its network")
         choices: list[tuple[set[str], Meter]] = [
             ({"mse", "mae", "rmse"}, PixelErrors(names, scale)),
             ({"vrmse"}, VarianceScaled()),
@@ -63,6 +69,7 @@ class ForecastMetrics:
             ({"nino"}, NinoCorrelation()),
         ]
         self.meters = [meter for served, meter in choices if served & names]
+        self.meters += [NETWORKS[name].meter(networks[name]) for name in learned]
         self.frames = 0
 
     def update(self, prediction: Tensor, target: Tensor) -> None:

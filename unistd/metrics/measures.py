@@ -43,6 +43,8 @@ MEASURES = {
     "sucr": Measure("SUCR", "higher", 3, 0),
     "bias": Measure("bias", "one", 3, 0),
     "hss": Measure("HSS", "higher", 3),
+    "lpips": Measure("LPIPS", "lower", 3),
+    "fvd": Measure("FVD", "lower", 1, 0),
     "nino": Measure("Nino3.4 correlation", "higher", 3),
 }
 _SUFFIX = re.compile(r"sum|physical|weighted|(pool\d+_?)?(-?\d[-+.e\d]*)?")

@@ -14,7 +14,8 @@ from unistd.files import kind
 from unistd.messages import shown
 from unistd.model.config import TrunkConfig
 from unistd.model.torchvision_ops import define_missing_ops
-from unistd.model.weights import SUFFIXES, convert_weights, read_weights
+from unistd.model.weights import convert_weights, read_weights
+from unistd.state_files import SUFFIXES
 
 TIMM_PREFIX = "timm/"
 _TIMM_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}

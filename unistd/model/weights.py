@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from unistd.archives import check_archive
-from unistd.files import kind, open_file
-from unistd.messages import cut, shown
+from unistd.messages import shown
 from unistd.model.config import TrunkConfig
+from unistd.state_files import read_state
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTS = ("weight", "bias")
 _BLOCK = re.compile("0|[1-9][0-9]{0,3}")
@@ -81,11 +78,8 @@ def read_weights(path: str | Path, config: TrunkConfig) -> dict[str, Tensor]:
         FileNotFoundError: no such file, or a folder, a pipe or the like.
         ValueError: the file cannot be read, is damaged, or holds another architecture.
     """
-    path = Path(path)
-    if (found := kind(path)) != "a file":
-        what = f"no such file {path}" if found == "nothing" else f"{path}: expected a file, found {found}"
-        raise FileNotFoundError(f"pretrained: {what}")
-    return convert_weights(_read(path), config, str(path))
+    # of a whole CLIP the text tower stays on disk
+    return convert_weights(read_state(path, "pretrained", "visual."), config, str(path))
 
 
 def convert_weights(state: Mapping[str, Tensor], config: TrunkConfig, source: str) -> dict[str, Tensor]:
@@ -182,31 +176,3 @@ def _fold_scales(weights: dict[str, Tensor], scales: Mapping[str, Tensor]) -> di
         weights[f"{name}.weight"] = weights[f"{name}.weight"] * scale[:, None]
         weights[f"{name}.bias"] = weights[f"{name}.bias"] * scale
     return weights
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except Exception as error:  # what the readers raise depends on where the bytes went wrong
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read as weights ({cut(reason, 200)})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path}: expected a state dict, found {type(state).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        # of a whole CLIP the text tower stays on disk
-        names = list(file.keys())
-        visual = [name for name in names if name.startswith("visual.")]
-        return {name: file.get_tensor(name) for name in visual or names}
-
-
-def _read_torch(path: Path) -> object:
-    with open_file(path) as file:
-        check_archive(file)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -16,7 +16,7 @@ LINES = {
     "linear": (THIRD, (0, (4, 2)), 1.1),
     "training_mean": (MUTED, (0, (1, 1.5)), 1.1),
 }
-SHOWN = ("mse", "csi", "nino", "ssim", "psnr", "mae")  # the first two of these that a task has
+SHOWN = ("mse", "csi", "nino", "lpips", "ssim", "psnr", "mae")  # the first two of these that a task has
 Values = Mapping[str, Mapping[str, list[float | None]]]  # forecaster -> measure -> values per lead time
 
 

@@ -210,6 +210,15 @@ class TrainConfig(Section):
     """learning rate of what `init_from` brought, as a share of that of fresh tasks"""
 
 
+class MetricsConfig(Section):
+    """Files of the networks that measures take; nothing is ever fetched."""
+
+    lpips_weights: PathText | None = None
+    """state dict of LPIPS 0.1, AlexNet and heads: the final evaluation of pictures has `lpips`; null: it has not"""
+    fvd_weights: PathText | None = None
+    """state dict of I3D, RGB, Kinetics-400: the final evaluation of pictures has `fvd`; null: it has not"""
+
+
 class Config(Section):
     """One run of `unistd train`."""
 
@@ -226,6 +235,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     ranks: RankConfig = RankConfig()
     train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @field_validator("tasks")
     @classmethod

@@ -16,6 +16,7 @@ from unistd.tasks.files import in_words, list_folder
 from unistd.tasks.own import own_task
 from unistd.training.config import Config, DataConfig
 from unistd.training.loading import Loader
+from unistd.training.networks import with_networks
 from unistd.training.processes import ALONE, Processes
 from unistd.training.sampling import Proportional, RoundRobin, Schedule, permutation, shares_of
 
@@ -44,10 +45,12 @@ def task_specs(config: Config) -> dict[str, TaskSpec]:
         except ValueError as error:
             raise ValueError(f"task_options.{name:.40}: {error}") from None
     for name, spec in specs.items():
+        own = name in config.own_tasks and name not in config.task_options
+        place = f"{'own_tasks' if own else 'task_options'}.{name}"
         if {"ssim", "ssim_openstl"} & set(spec.metrics) and min(spec.height, spec.width) < SMALLEST_SIDE:
-            place = f"{'task_options' if name in config.task_options else 'own_tasks'}.{name}"
             frame, least = f"{spec.height} x {spec.width}", f"{SMALLEST_SIDE} x {SMALLEST_SIDE}"
             raise ValueError(f"{place}: frames of {frame} pixels, expected at least {least} for SSIM, or other metrics")
+        specs[name] = with_networks(spec, config, place)
     return specs
 
 

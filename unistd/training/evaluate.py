@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from unistd.masks import fill_missing
-from unistd.metrics import Baseline, ForecastMetrics, Scores, TrainingMean, linear, repeat_last
+from unistd.metrics import NETWORKS, Baseline, ForecastMetrics, Scores, TrainingMean, linear, repeat_last
 from unistd.tasks import TaskSpec
 from unistd.tasks.data import spread
 from unistd.training.config import Config
@@ -35,12 +35,14 @@ def evaluate(
     advance: Callable[[str], None] = lambda task: None,
     baselines: Callable[[str], dict[str, Baseline]] = lambda task: {},
     processes: Processes = ALONE,
+    networks: Mapping[str, nn.Module] = {},
 ) -> Evaluation:
     """Measures `model`, the repeated last frame and other `baselines` on each task's data set.
 
     Mode and random state stay as they were. `advance(task)` is called after each batch: it may show progress, or raise
     to end the evaluation there. `baselines(task)` is called before the first batch of a task. Of several `processes`,
     which all call this, each measures its share of the samples, as many batches as the others; all get all results.
+    Measures that take a network are left out where `networks` has none of theirs.
 
     Raises:
         ValueError: naming the task: a forecast that holds NaN or Inf, frames that hold such where the task's may not,
@@ -57,7 +59,7 @@ def evaluate(
             } | baselines(task)
             try:
                 results[task] = _measure(
-                    forecasters, dataset, batch_size, workers, lambda task=task: advance(task), processes
+                    forecasters, dataset, batch_size, workers, lambda task=task: advance(task), processes, networks
                 )
             except ValueError as error:
                 raise ValueError(f"task {task!r}: {error}") from None
@@ -73,9 +75,10 @@ def _measure(
     workers: int,
     advance: Callable[[], None],
     processes: Processes,
+    networks: Mapping[str, nn.Module],
 ) -> dict[str, Scores]:
     spec: TaskSpec = dataset.spec
-    meters = {name: metrics_of(spec) for name in forecasters}
+    meters = {name: metrics_of(spec, networks) for name in forecasters}
     shares = [range(rank, len(dataset), processes.world) for rank in range(processes.world)]
     mine = Subset(dataset, shares[processes.rank])
     loader = Loader(mine, workers, batch_size=batch_size, generator=torch.Generator())
@@ -100,9 +103,10 @@ def _measure(
     return scores
 
 
-def metrics_of(spec: TaskSpec) -> ForecastMetrics:
-    """The measures of a task, before the first batch."""
-    return ForecastMetrics(spec.metrics, spec.scale, spec.offset, spec.thresholds)
+def metrics_of(spec: TaskSpec, networks: Mapping[str, nn.Module]) -> ForecastMetrics:
+    """The measures of a task, before the first batch, but those that take a network that is not at hand."""
+    names = [name for name in spec.metrics if name not in NETWORKS or name in networks]
+    return ForecastMetrics(names, spec.scale, spec.offset, spec.thresholds, networks)
 
 
 def _check_frames(spec: TaskSpec, *frames: Tensor) -> None:

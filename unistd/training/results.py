@@ -30,6 +30,7 @@ from unistd.training.evaluate import (
     values_of,
 )
 from unistd.training.forgetting import forgetting_line, read_before
+from unistd.training.networks import read_networks
 from unistd.training.processes import ALONE, Processes
 from unistd.training.run import read_run
 from unistd.training.sources import check_data
@@ -49,6 +50,7 @@ def evaluate_run(folder: str | Path, console: Console, processes: Processes = AL
         config.train, lambda line: console.print(line, soft_wrap=True, highlight=False), processes
     )
     module = fabric.setup_module(model)
+    networks = {name: network.to(fabric.device) for name, network in read_networks(config).items()}
     datasets, batch = held_out(config, "test"), config.train.batch_size
     training = held_out(config, "train")
     for split in (datasets, training):
@@ -63,8 +65,9 @@ def evaluate_run(folder: str | Path, console: Console, processes: Processes = AL
         def baselines(task: str) -> dict[str, Baseline]:
             return baselines_of(datasets[task].spec, training[task])
 
-        workers = config.data.workers
-        evaluation = evaluate(module, datasets, batch, workers, fabric.to_device, advance, baselines, processes)
+        evaluation = evaluate(
+            module, datasets, batch, config.data.workers, fabric.to_device, advance, baselines, processes, networks
+        )
     if not processes.first:
         return values_of(evaluation)
     before = read_before(run.before, {task: len(dataset) for task, dataset in datasets.items()})
