@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-faults fuzz works-with lint setup bench bench-cpu aot aot-oldest gpu-check clean
+.PHONY: demo test test-faults fuzz works-with lint docs docs-check setup bench bench-cpu aot aot-oldest gpu-check clean
 
 # Starts the run, or goes on with one that was stopped.
 demo: setup
@@ -24,6 +24,14 @@ works-with: setup
 	$(BIN)/python -m pytest -m shows
 	$(BIN)/python tests/support/works_with.py
 
+# The documentation, its examples run, as pages in docs/_build/html; a warning is an error.
+docs: setup
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# The same without running the examples: seconds.
+docs-check: setup
+	$(BIN)/sphinx-build -W --keep-going -q -D plot_gallery=0 -b html docs docs/_build/check
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +42,7 @@ setup: $(READY)
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard kernels/cpu/*)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch numpy setuptools wheel ninja
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[unistd,bench,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[unistd,bench,dev,docs]"
 	touch $(READY)
 
 # The compiled kernels instrumented against reads out of bounds and undefined behaviour: their tests, then random calls,

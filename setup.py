@@ -74,6 +74,14 @@ setup(
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "peft": ["peft>=0.21"],
         "bench": ["matplotlib>=3.8", "peft>=0.15", "pytest>=8", "pytest-benchmark>=5"],
+        "docs": [
+            "furo>=2025.7",
+            "myst-parser>=5",
+            "scikit-learn>=1.4",
+            "sphinx>=9",
+            "sphinx-copybutton>=0.5",
+            "sphinx-gallery>=0.19",
+        ],
         "dev": [
             "hypothesis>=6",
             "ninja",

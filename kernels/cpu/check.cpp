@@ -65,6 +65,7 @@ OptionalFault number_fault(const Operands& o, int64_t experts) {
   if (!std::isfinite(o.scaling)) return Fault{c10::str("scaling: got ", o.scaling, ", expected a finite number")};
   if (!(o.dropout >= 0 && o.dropout < 1)) return Fault{c10::str("dropout: got ", o.dropout, ", expected 0 to below 1")};
   if (o.dropout > 0) return fault("seed", o.seed.value_or(Tensor()), {}, at::kLong, at::kLong);
+  if (o.seed) return place_fault("seed", *o.seed);  // not read, and refused like the others all the same
   return std::nullopt;
 }
 

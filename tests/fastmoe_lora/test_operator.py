@@ -183,3 +183,10 @@ def test_modes_see_the_operators_and_get_what_eager_mode_gets():
     assert {"fastmoe_lora::ramoe_forward", "fastmoe_lora::ramoe_backward"} <= seen.names
     for got, wanted in zip(gradients(), through_the_dispatcher, strict=True):
         assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("backend", ["auto", "packed", "reference"])
+def test_a_seed_on_another_device_is_refused_without_dropout_too(backend):
+    arguments = Case(tokens=3).arguments(torch.float32) | {"seed": torch.zeros((), dtype=torch.int64, device="meta")}
+    with pytest.raises(ValueError, match="seed: got a tensor on meta, expected x's cpu"):
+        ramoe_linear(**arguments, backend=backend)

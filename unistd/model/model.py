@@ -29,7 +29,7 @@ class UniSTD(nn.Module):
         model({"taxibj": frames, "kth": more_frames})   # a mixed batch in one pass of the Transformer -> dict
 
     Args:
-        tasks: names of `unistd.TASKS`, or `TaskSpec`s of one's own shapes.
+        tasks: names of `unistd.TASKS`, or specs of one's own shapes, each a `TaskSpec`.
         trunk: "ViT-B-16" and other Vision Transformers of open_clip, "timm/vit_base_patch16_224" and others of timm, or
             a `TrunkConfig`.
         pretrained: the trunk's weights: a tag on the hub ("laion2b_s34b_b88k") or a local .safetensors/.pt file; the
