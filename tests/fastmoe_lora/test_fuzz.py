@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastmoe_lora import backends, frozen_linear, ramoe_linear, self_attention
 from fastmoe_lora.backends import packed
+from fastmoe_lora.dropout import dropout
 
 CALL = (
     *("x", "weight", "bias", "lora_A", "lora_B", "diag", "gates", "router_weight", "columns", "top_k", "scaling"),
@@ -122,6 +123,21 @@ def doubled(arguments: dict) -> dict:
     }
 
 
+def near_tie(arguments: dict) -> bool:
+    """Whether a token's last chosen expert and the next are as close as one rounding of x: either choice is right.
+
+    The router reads x after dropout, whose scaling is rounded to x's type.
+    """
+    operands = doubled(arguments)
+    router, experts, top_k = operands["router_weight"], operands["lora_A"].shape[1], operands["top_k"]
+    if router is None or not 0 < (top_k or 0) < experts or router.is_meta:
+        return False
+    x = dropout(operands["x"].flatten(0, -2), operands["dropout"], operands["seed"])
+    size = (x.abs() @ router.abs().T).unflatten(-1, (-1, experts)).amax(-1)
+    best = (x @ router.T).unflatten(-1, (-1, experts)).topk(top_k + 1, -1).values
+    return bool((best[..., -2] - best[..., -1] <= torch.finfo(arguments["x"].dtype).eps * size).any())
+
+
 @fuzzed(cases=500)
 @given(damaged_calls(calls(), layouts=True), st.sets(st.sampled_from(DIFFERENTIABLE)).map(sorted))
 def test_ramoe_linear(arguments: dict, trained: list[str]) -> None:
@@ -134,8 +150,8 @@ def test_ramoe_linear(arguments: dict, trained: list[str]) -> None:
     for backend in ENGINES:
         got = outcome(on(backend), CALL)
         assert isinstance(got, str) == isinstance(plain, str), f"{backend}: {got}, reference: {plain}"
-        if not isinstance(plain, str):
-            assert_close(got, plain, exact)
+        if not isinstance(plain, str) and not near_tie(arguments):
+            assert_close(got, plain, exact, terms=got[0].shape[:-1].numel())
 
 
 @fuzzed(cases=300)
@@ -146,7 +162,7 @@ def test_forward_operators(arguments: dict, backend: str) -> None:
         outcome(lambda: torch.ops.fastmoe_lora.ramoe_forward(*arguments.values(), backend), CALL),
         outcome(lambda: torch.ops.fastmoe_lora_cpu.forward(*arguments.values()), CALL) if "cpu" in ENGINES else plain,
     ):
-        if not isinstance(got, str) and not isinstance(plain, str):
+        if not isinstance(got, str) and not isinstance(plain, str) and not near_tie(arguments):
             exact = packed.forward(*doubled(arguments).values())
             assert_close(list(got), list(plain), list(exact))
 
@@ -171,7 +187,7 @@ def test_backward_operators(arguments: dict, backend: str, data) -> None:
     if not isinstance(got, str) and not isinstance(plain, str):
         exact = packed.backward(*doubled(operands).values(), needs)
         exact = [gradient if need else torch.empty(0) for gradient, need in zip(exact, needs, strict=True)]
-        assert_close(got, plain, exact)
+        assert_close(got, plain, exact, terms=operands["x"].shape[0])
 
 
 @st.composite

@@ -76,9 +76,11 @@ def outcome(function: Callable, names: tuple[str, ...]) -> list[Tensor] | str:
     return result
 
 
-def assert_close(got: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
-    """Each within a few times plain torch's own error from `exact` (float64), or a few roundings of the type; no number
-    where there is NaN, an infinity, or what the type cannot hold."""
+def assert_close(got: list[Tensor], plain: list[Tensor], exact: list[Tensor], terms: int = 1) -> None:
+    """Each within a few times plain torch's own error from `exact` (float64), or a few roundings of the type and, as
+    many `terms` are added up, of the sums' float32; no number where there is NaN, an infinity, or what the type cannot
+    hold.
+    """
     for i, (found, ordinary, wanted) in enumerate(zip(got, plain, exact, strict=True)):
         assert found.shape == wanted.shape, f"result {i}: {found.shape}, expected {wanted.shape}"
         assert found.device == ordinary.device
@@ -92,7 +94,7 @@ def assert_close(got: list[Tensor], plain: list[Tensor], exact: list[Tensor]) ->
             continue
         if wanted.numel() == 0:
             continue
-        epsilon = torch.finfo(got[0].dtype).eps
+        epsilon = torch.finfo(got[0].dtype).eps + torch.finfo(torch.float32).eps * terms**0.5
         bound = 4 * (ordinary - wanted).norm() + 8 * epsilon * wanted.norm() + 1e-6
         error = (found - wanted).norm()
         assert error <= bound, f"result {i}: error {error:.3e}, allowed {bound:.3e}"

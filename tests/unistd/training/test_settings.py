@@ -66,7 +66,7 @@ def test_overrides_keep_what_the_file_says_beside_them(tmp_path):
         ("optimm.lr=1", "unknown key 'optimm'; did you mean 'optim'"),
         ("task_options.kth.hight=3", "unknown key 'task_options.kth.hight'; did you mean 'task_options.kth.height'"),
         ("model.trunk.dept=3", "unknown key 'model.trunk.dept'; did you mean 'model.trunk.depth'"),
-        ("qqqqqq=3", "unknown key 'qqqqqq'; known here: data, model,"),
+        ("qqqqqq=3", "unknown key 'qqqqqq'; known here: data, "),
         ("optim.lr=fast", "key 'optim.lr': .*number.*, found 'fast'"),
         ("optim.lr=-1", "key 'optim.lr': .*greater than 0, found -1"),
         ("optim.lr=.inf", "key 'optim.lr': .*finite"),
