@@ -102,15 +102,15 @@ def leaves(arguments: dict, names: Sequence[str]) -> dict:
     return made
 
 
-def run(function, arguments: dict, trained: Sequence[str]) -> list[Tensor]:
-    """The output and the gradients of `trained`."""
+def run(function, arguments: dict, trained: Sequence[str], *, positive: bool = False) -> list[Tensor]:
+    """The output and the gradients of `trained`; `positive`: for a gradient of the output of absolute values."""
     own = leaves(arguments, trained)
     y = function(own)
     wanted = [own[name] for name in trained if isinstance(own.get(name), Tensor) and own[name].requires_grad]
     if not (wanted and y.requires_grad):
         return [y.detach()]
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device, y.dtype)
-    return [y.detach(), *torch.autograd.grad(y, wanted, grad)]
+    return [y.detach(), *torch.autograd.grad(y, wanted, grad.abs() if positive else grad)]
 
 
 def doubled(arguments: dict) -> dict:
@@ -121,6 +121,15 @@ def doubled(arguments: dict) -> dict:
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in made.items()
     }
+
+
+def magnitudes(arguments: dict) -> dict:
+    """In float64, and of their absolute values."""
+    made = doubled(arguments)
+    for name, value in made.items():
+        if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()):
+            made[name] = abs(value)
+    return made
 
 
 def near_tie(arguments: dict) -> bool:
@@ -142,8 +151,8 @@ def near_tie(arguments: dict) -> bool:
 @given(damaged_calls(calls(), layouts=True), st.sets(st.sampled_from(DIFFERENTIABLE)).map(sorted))
 def test_ramoe_linear(arguments: dict, trained: list[str]) -> None:
 
-    def on(backend: str, given: dict = arguments):
-        return lambda: run(lambda own: ramoe_linear(**own, backend=backend), given, trained)
+    def on(backend: str, given: dict = arguments, positive: bool = False):
+        return lambda: run(lambda own: ramoe_linear(**own, backend=backend), given, trained, positive=positive)
 
     plain = outcome(on("reference"), CALL)
     exact = plain if isinstance(plain, str) else on("reference", doubled(arguments))()
@@ -151,7 +160,7 @@ def test_ramoe_linear(arguments: dict, trained: list[str]) -> None:
         got = outcome(on(backend), CALL)
         assert isinstance(got, str) == isinstance(plain, str), f"{backend}: {got}, reference: {plain}"
         if not isinstance(plain, str) and not near_tie(arguments):
-            assert_close(got, plain, exact, terms=got[0].shape[:-1].numel())
+            assert_close(got, plain, exact, on("reference", magnitudes(arguments), positive=True)())
 
 
 @fuzzed(cases=300)
@@ -164,7 +173,7 @@ def test_forward_operators(arguments: dict, backend: str) -> None:
     ):
         if not isinstance(got, str) and not isinstance(plain, str) and not near_tie(arguments):
             exact = packed.forward(*doubled(arguments).values())
-            assert_close(list(got), list(plain), list(exact))
+            assert_close(list(got), list(plain), list(exact), list(packed.forward(*magnitudes(arguments).values())))
 
 
 @fuzzed(cases=300)
@@ -185,9 +194,14 @@ def test_backward_operators(arguments: dict, backend: str, data) -> None:
     if "cpu" in ENGINES:
         outcome(lambda: torch.ops.fastmoe_lora_cpu.backward(*operands.values(), needs[0], *needs[3:]), (*BACKWARD, "x"))
     if not isinstance(got, str) and not isinstance(plain, str):
-        exact = packed.backward(*doubled(operands).values(), needs)
-        exact = [gradient if need else torch.empty(0) for gradient, need in zip(exact, needs, strict=True)]
-        assert_close(got, plain, exact, terms=operands["x"].shape[0])
+        exact, sizes = (
+            [
+                gradient if need else torch.empty(0)
+                for gradient, need in zip(packed.backward(*given.values(), needs), needs, strict=True)
+            ]
+            for given in (doubled(operands), magnitudes(operands))
+        )
+        assert_close(got, plain, exact, sizes)
 
 
 @st.composite
@@ -215,11 +229,11 @@ def test_frozen_linear(arguments: dict) -> None:
             operands = arguments["x"], arguments["weight"]
             outcome(lambda: torch.ops.fastmoe_lora_cpu.linear_backward(*operands), ("grad_y", "weight"))
     if not isinstance(got, str) and all(t is None or t.is_floating_point() for t in arguments.values()):
-        plain, exact = (
-            run(lambda own: F.linear(own["x"], own["weight"], own["bias"]), given, ("x",))
-            for given in (arguments, doubled(arguments))
+        plain, exact, sizes = (
+            run(lambda own: F.linear(own["x"], own["weight"], own["bias"]), given, ("x",), positive=positive)
+            for given, positive in ((arguments, False), (doubled(arguments), False), (magnitudes(arguments), True))
         )
-        assert_close(got, plain, exact)
+        assert_close(got, plain, exact, sizes)
 
 
 @st.composite
@@ -244,12 +258,13 @@ def test_self_attention(arguments: dict) -> None:
 
     got = outcome(lambda: run(lambda own: self_attention(**own), arguments, ("qkv",)), tuple(arguments))
     if not isinstance(got, str):
-        assert_close(got, run(plainly, arguments, ("qkv",)), run(plainly, doubled(arguments), ("qkv",)))
+        plain, exact = (run(plainly, given, ("qkv",)) for given in (arguments, doubled(arguments)))
+        assert_close(got, plain, exact, run(plainly, magnitudes(arguments), ("qkv",), positive=True))
 
 
 def test_what_the_type_cannot_hold_is_to_be_no_number():
     infinite, number = torch.tensor([torch.inf]).half(), torch.ones(1).half()
     exact, plain = torch.tensor([1e20]).double(), torch.tensor([torch.nan]).half()
-    assert_close([infinite], [plain], [exact])
+    assert_close([infinite], [plain], [exact], [exact])
     with pytest.raises(AssertionError):
-        assert_close([number], [plain], [exact])
+        assert_close([number], [plain], [exact], [exact])

@@ -76,12 +76,12 @@ def outcome(function: Callable, names: tuple[str, ...]) -> list[Tensor] | str:
     return result
 
 
-def assert_close(got: list[Tensor], plain: list[Tensor], exact: list[Tensor], terms: int = 1) -> None:
-    """Each within a few times plain torch's own error from `exact` (float64), or a few roundings of the type and, as
-    many `terms` are added up, of the sums' float32; no number where there is NaN, an infinity, or what the type cannot
-    hold.
+def assert_close(got: list[Tensor], plain: list[Tensor], exact: list[Tensor], sizes: list[Tensor]) -> None:
+    """Each within a few times plain torch's own error from `exact` (float64), or a few roundings of the result or of
+    what is added up to it (`sizes`: the results for the operands' absolute values); no number where there is NaN, an
+    infinity, or what the type cannot hold.
     """
-    for i, (found, ordinary, wanted) in enumerate(zip(got, plain, exact, strict=True)):
+    for i, (found, ordinary, wanted, size) in enumerate(zip(got, plain, exact, sizes, strict=True)):
         assert found.shape == wanted.shape, f"result {i}: {found.shape}, expected {wanted.shape}"
         assert found.device == ordinary.device
         if found.is_meta:
@@ -94,8 +94,8 @@ def assert_close(got: list[Tensor], plain: list[Tensor], exact: list[Tensor], te
             continue
         if wanted.numel() == 0:
             continue
-        epsilon = torch.finfo(got[0].dtype).eps + torch.finfo(torch.float32).eps * terms**0.5
-        bound = 4 * (ordinary - wanted).norm() + 8 * epsilon * wanted.norm() + 1e-6
+        epsilon = torch.finfo(got[0].dtype).eps
+        bound = 4 * (ordinary - wanted).norm() + epsilon * (8 * wanted.norm() + 2 * size.norm()) + 1e-6
         error = (found - wanted).norm()
         assert error <= bound, f"result {i}: error {error:.3e}, allowed {bound:.3e}"
 
@@ -155,8 +155,9 @@ def damaged_tensor(draw, tensor: Tensor) -> object:
 
 def _with_numbers(tensor: Tensor, number: int) -> Tensor:
     tensor = tensor.clone()
-    if tensor.numel() and not tensor.is_floating_point():
-        tensor.view(-1)[-1] = number
+    tensor = tensor.clone()
+    if tensor.numel() and not tensor.is_floating_point() and tensor.dtype is not torch.bool:
+        tensor.view(-1)[-1] = max(min(number, torch.iinfo(tensor.dtype).max), torch.iinfo(tensor.dtype).min)
     return tensor
 
 
