@@ -61,18 +61,18 @@ bench-cpu: setup
 
 # Every Triton kernel with every plan, compiled ahead of time: registers, spills, shared memory, wgmma. No GPU needed.
 aot: setup
-	$(BIN)/python bench/aot.py
+	$(BIN)/python bench/gpu/aot.py
 
 # The same under the oldest Triton that is supported, in an environment of its own, and what it compiles in the emulator.
 aot-oldest:
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet triton==3.6.0 torch==2.13.0 numpy safetensors pytest pytest-timeout
-	.venv-oldest/bin/python bench/aot.py
+	.venv-oldest/bin/python bench/gpu/aot.py
 	.venv-oldest/bin/python -m pytest tests/kernels/triton/test_compiled.py tests/kernels/triton/test_emulator.py
 
 # On a machine with a GPU and torch: correctness, launches, plan search, timings; at most ten minutes.
 gpu-check:
-	$(PYTHON) -m bench.gpu_check
+	$(PYTHON) -m bench.gpu.check
 
 clean:
 	rm -rf $(VENV) .venv-oldest build *.egg-info fastmoe_lora/*.so

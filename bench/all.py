@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from bench.machine import ROOT
+from bench.harness.machine import ROOT
 from bench.plot import NAMES
 
 

@@ -1,6 +1,6 @@
 """The adapted layer's forward and backward pass beside all peers, on the same weights and in the same rounds."""
 
-from bench.layer import run
+from bench.harness.layer_comparison import run
 
 
 def main(arguments: list[str]) -> None:

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from bench import options
-from bench.machine import ROOT
-from bench.model_contest import work_of
-from bench.problem import Problem, Weights, worst_error
-from bench.record import FLOORS, MEASURED, WRONG, Entry, Group, Record
-from bench.session import collect
-from bench.tables import target_table
-from bench.timing import interleaved
-from bench.whole import Frames, ModelJudge, frames_of, model_call, unistd_model, without_adapters
+from bench.harness import options
+from bench.harness.collect import collect
+from bench.harness.machine import ROOT
+from bench.harness.model_comparison import work_of
+from bench.harness.problem import Problem, Weights, worst_error
+from bench.harness.record import FLOORS, MEASURED, WRONG, Entry, Group, Record
+from bench.harness.tables import target_table
+from bench.harness.timing import interleaved
+from bench.harness.unistd_model import Frames, ModelJudge, frames_of, model_call, unistd_model, without_adapters
 from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_linear, self_attention
 from fastmoe_lora._frozen_ranks import active_column_table
 from unistd import TASKS, TaskSpec, TrunkConfig, UniSTD

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.machine import ROOT, commit
-from bench.record import RESULTS
-from bench.tables import between_markers
+from bench.harness.machine import ROOT, commit
+from bench.harness.record import RESULTS
+from bench.harness.tables import between_markers
 from unistd.tasks import TASKS
 from unistd.training import Config
 from unistd.training.results import evaluate_run

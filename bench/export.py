@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.machine import commit, describe_machine, describe_versions
+from bench.harness.machine import commit, describe_machine, describe_versions
 from fastmoe_lora import adapt, freeze_ranks, ramoe_layers
 from unistd.export import FORMATS, compare
 from unistd.model.torchvision_ops import define_missing_ops

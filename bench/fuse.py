@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench import options
-from bench.problem import worst_error
-from bench.record import MEASURED, WRONG, Entry, Group, Record
-from bench.session import collect
-from bench.timing import interleaved
+from bench.harness import options
+from bench.harness.collect import collect
+from bench.harness.problem import worst_error
+from bench.harness.record import MEASURED, WRONG, Entry, Group, Record
+from bench.harness.timing import interleaved
 from fastmoe_lora import FrozenLinear, adapt, ramoe_layers
 
 ADAPTERS = {"num_experts": 6, "max_rank": 8, "init_rank": 4.5}

@@ -6,14 +6,14 @@ from functools import partial
 
 import torch
 
-from bench import options
-from bench.contest import Entrant, enter
-from bench.peak import kept_for_backward, peak_rise
+from bench.harness import options
+from bench.harness.collect import collect
+from bench.harness.layer_comparison import Entrant, enter
+from bench.harness.peak import kept_for_backward, peak_rise
+from bench.harness.problem import Problem
+from bench.harness.record import FAILED, MEASURED, Entry, Group, Record
+from bench.harness.timing import describe
 from bench.peers import PEERS
-from bench.problem import Problem
-from bench.record import FAILED, MEASURED, Entry, Group, Record
-from bench.session import collect
-from bench.timing import describe
 
 KEPT, PEAK = "kept for backward", "peak of both passes"
 SIZES = {"cpu": ["qkv", "proj"], "cuda": ["qkv", "qkv-1024", "llm"]}

@@ -1,6 +1,6 @@
 """UniSTD's inference: every backend, mixed batches or one task after another, beside SimVP-gSTA."""
 
-from bench.model_contest import run
+from bench.harness.model_comparison import run
 
 
 def main(arguments: list[str]) -> None:

@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from bench.machine import ROOT
-from bench.record import RESULTS, Record, load
-from bench.tables import between_markers, section
+from bench.harness.machine import ROOT
+from bench.harness.record import RESULTS, Record, load
+from bench.harness.tables import between_markers, section
 
 NAMES = ("layer", "backward", "memory", "model", "train", "scaling")
 TABLES = ("fuse", "cpu_targets")  # tables alone, no figures
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
 
 
 def draw(record: Record, stem: Path) -> None:
-    from bench import charts
+    from bench.harness import charts
 
     for suffix, figure in charts.figures(record).items():
         file = stem.with_name(f"{stem.name}{suffix}.png")

@@ -8,15 +8,15 @@ from functools import partial
 
 import torch
 
-from bench import options
-from bench.contest import contest, enter
+from bench.harness import options
+from bench.harness.collect import collect
+from bench.harness.layer_comparison import compare_layers, enter
+from bench.harness.model_comparison import PLAIN, SEPARATE, measure, passes, unistd_title, work_of
+from bench.harness.problem import Problem
+from bench.harness.record import Entry, Group, Record
+from bench.harness.unistd_model import QUICK_TRUNK, ModelJudge, frames_of, model_call, unistd_model, without_adapters
 from bench.memory import KEPT, kept, tally
-from bench.model_contest import PLAIN, SEPARATE, measure, passes, unistd_title, work_of
 from bench.peers import FLOOR
-from bench.problem import Problem
-from bench.record import Entry, Group, Record
-from bench.session import collect
-from bench.whole import QUICK_TRUNK, ModelJudge, frames_of, model_call, unistd_model, without_adapters
 from fastmoe_lora import backends
 from unistd import TASKS, TrunkConfig
 
@@ -74,7 +74,7 @@ def _groups(
         torch.set_num_threads(value)
     try:
         for gradients in (False, True) if axis in ("tokens", "threads") else (True,):
-            group = contest(
+            group = compare_layers(
                 problem,
                 dtype,
                 device=device,

@@ -7,10 +7,10 @@ own, one after another: to set entrants beside each other use ``python -m bench 
 import pytest
 import torch
 
-from bench.contest import Entrant, enter
-from bench.machine import has_fast_bfloat16
+from bench.harness.layer_comparison import Entrant, enter
+from bench.harness.machine import has_fast_bfloat16
+from bench.harness.problem import Problem
 from bench.peers import PEERS
-from bench.problem import Problem
 
 PROBLEM = Problem("4 images", 784, 768, 2304, S=3)
 DTYPE = torch.bfloat16 if has_fast_bfloat16() else torch.float32

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.problem import Weights
+from bench.harness.problem import Weights
 
 
 class Peer(nn.Module, ABC):
@@ -19,7 +19,7 @@ class Peer(nn.Module, ABC):
         learns_ranks: has a gradient for the ranks; the others get the rank diagonal folded into A, which is less work.
         gated: has a router. Those without one are compared with a zero router, which is less work again.
         trains: can run a backward pass.
-        roundings: how often it rounds the growing result to the compute dtype, see `bench.problem.allowed_error`.
+        roundings: how often it rounds the growing result to the compute dtype, see `allowed_error` of the problem.
         compiles: each new shape costs seconds or minutes of compilation.
     """
 

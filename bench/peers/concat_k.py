@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.harness.problem import Weights
 from bench.peers.base import frozen
 from bench.peers.three_gemm import ThreeGemm
-from bench.problem import Weights
 
 
 class ConcatK(ThreeGemm):

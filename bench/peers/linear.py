@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from bench.harness.problem import Weights
 from bench.peers.base import Peer, frozen_linear
-from bench.problem import Weights
 
 
 class FrozenLinear(Peer):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from bench.harness.problem import Weights
 from bench.peers.base import Peer, frozen_linear
-from bench.problem import Weights
 from fastmoe_lora import RAMoELinear, backends
 
 

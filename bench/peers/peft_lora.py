@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.harness.problem import Weights
 from bench.peers.base import Peer, frozen_linear, learning
-from bench.problem import Weights
 
 
 def _import_peft() -> ModuleType:

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.harness.problem import Weights
 from bench.peers.base import Peer, frozen, learning
-from bench.problem import Weights
 
 
 class ThreeGemm(Peer):

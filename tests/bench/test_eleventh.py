@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bench.eleventh import WAYS, changes, table
-from bench.machine import ROOT
-from bench.record import RESULTS
+from bench.harness.machine import ROOT
+from bench.harness.record import RESULTS
 from unistd.tasks import TASKS
 
 RECORDED = json.loads((RESULTS / "eleventh.json").read_text())

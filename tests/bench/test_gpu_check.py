@@ -1,4 +1,4 @@
-"""What of `bench.gpu_check` needs no GPU: that no item can take the others along, and the rule of right."""
+"""What of `bench.gpu.check` needs no GPU: that no item can take the others along, and the rule of right."""
 
 import json
 import os
@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu_items, gpu_search
-from bench.gpu_check import Part, run_part, table
-from bench.gpu_items import Log, errors, rows_of
-from bench.gpu_search import dump, plans
+from bench.gpu import correctness, plan_search
+from bench.gpu.check import Part, run_part, table
+from bench.gpu.correctness import errors
+from bench.gpu.log import Log, rows_of
+from bench.gpu.plan_search import dump, plans
 from fastmoe_lora.backends import _launch, _plan
 
 ROOT = Path(__file__).parents[2]
 ITEMS = """
 import os, time, pathlib
-from bench.gpu_items import Log
+from bench.gpu.log import Log
 log = Log(pathlib.Path({folder!r}), "part", 0)
 log.item("right", lambda: {{"ms": 2.5}})
 log.item("raises", lambda: 1 / 0)
@@ -38,12 +39,12 @@ def test_an_item_that_crashes_or_hangs_costs_itself_alone(tmp_path):
     rows = Log(tmp_path, "part", 0).read()
     verdicts = {row["item"]: row["ok"] for row in rows}
     assert verdicts == {"right": True, "raises": False, "crashes": False, "hangs": False, "last": True}
-    assert "2 of 5 right" in table(Part("part", "gpu_items", 1).name, rows)
+    assert "2 of 5 right" in table(Part("part", "correctness", 1).name, rows)
 
 
 def test_a_part_that_cannot_start_ends_at_once(tmp_path):
     started = time.monotonic()
-    assert run_part(Part("unknown", "gpu_items", 600, 2), tmp_path, started + 600) == []
+    assert run_part(Part("unknown", "correctness", 600, 2), tmp_path, started + 600) == []
     assert time.monotonic() - started < 60
 
 
@@ -71,16 +72,16 @@ def test_parts_in_the_interpreter(tmp_path):
 def test_loops_are_tried_flattened_where_a_plan_is(device, flattened, tmp_path, monkeypatch):
     monkeypatch.setattr(_plan, "choose", _plan.choose)
     monkeypatch.setattr(_launch, "device_name", lambda _: device)
-    monkeypatch.setattr(gpu_items, "compare", lambda *_: {})
+    monkeypatch.setattr(correctness, "compare", lambda *_: {})
     log = Log(tmp_path, "smoke", 0)
-    gpu_items.smoke(log, 0, 1)
+    correctness.smoke(log, 0, 1)
     tried = {row["item"] for row in log.read()}
     assert tried == {"queue", "two_launch", "recompute"} | ({"flattened"} if flattened else set())
-    assert any(plan.flatten for *_, plan in gpu_search.items()) == flattened
+    assert any(plan.flatten for *_, plan in plan_search.items()) == flattened
 
 
 def test_what_spills_on_hopper_is_no_candidate():
-    """Found by compiling every candidate for the searched problems as `bench/aot.py` does."""
+    """Found by compiling every candidate for the searched problems as `bench/gpu/aot.py` does."""
     shapes = {
         kind: {(p.bm, p.bn, p.warps, p.stages, p.merge, p.tma) for p in plans(kind)}
         for kind in ("forward", "grad_input")
@@ -99,7 +100,7 @@ def test_where_a_form_fails_everything_goes_on_without_it(tmp_path, monkeypatch)
 
     def form_after(item: str, ok: bool) -> tuple[str, bool]:
         Log(tmp_path, "smoke", 1).item(item, lambda: {"ok": ok})
-        gpu_items.prepare(tmp_path)
+        correctness.prepare(tmp_path)
         fitted = _plan.fit("forward", plan, geometry)
         return fitted.mode, fitted.flatten
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from bench.contest import Entrant, Judge, contest, enter
+from bench.harness.layer_comparison import Entrant, Judge, compare_layers, enter
+from bench.harness.problem import Problem, parse_size, relative_error, worst_error
+from bench.harness.record import MEASURED, WRONG
 from bench.peers import FLOOR, PEERS
-from bench.problem import Problem, parse_size, relative_error, worst_error
-from bench.record import MEASURED, WRONG
 
 CPU = torch.device("cpu")
 SIZES = (Problem("split", 17, 24, 36, S=3, E=4, R=5), Problem("one", 33, 16, 20, E=2, R=8))
@@ -52,8 +52,8 @@ def test_what_needs_a_gpu_says_so_in_one_line(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_every_entrant_of_a_contest_passes_its_check(dtype):
-    group = contest(SIZES[0], dtype, device=CPU, names=[FLOOR, *EAGER], gradients=True, seconds=0, min_rounds=1)
+def test_every_entrant_of_a_comparison_passes_its_check(dtype):
+    group = compare_layers(SIZES[0], dtype, device=CPU, names=[FLOOR, *EAGER], gradients=True, seconds=0, min_rounds=1)
     assert group.entry(FLOOR).measured
     for entry in group.entries:
         assert entry.status in (MEASURED, "unavailable"), f"{entry.name}: {entry.reason}"
@@ -64,14 +64,16 @@ def test_every_entrant_of_a_contest_passes_its_check(dtype):
 
 
 def test_a_compiled_peer_runs_and_is_checked():
-    group = contest(SIZES[1], torch.float32, device=CPU, names=["compile"], gradients=True, seconds=0, min_rounds=1)
+    group = compare_layers(
+        SIZES[1], torch.float32, device=CPU, names=["compile"], gradients=True, seconds=0, min_rounds=1
+    )
     assert group.entries[0].measured, group.entries[0].reason
     assert group.entries[0].error <= group.entries[0].allowed
 
 
 @pytest.mark.parametrize("gradients", [False, True], ids=["forward", "backward"])
 def test_a_wrong_result_is_not_timed_and_gets_no_ratio(monkeypatch, capsys, gradients):
-    from bench.show import show
+    from bench.harness.progress import print_group
 
     kind = PEERS["packed"]
     right = kind.forward
@@ -79,12 +81,12 @@ def test_a_wrong_result_is_not_timed_and_gets_no_ratio(monkeypatch, capsys, grad
         monkeypatch.setattr(kind, "forward", lambda self, x: right(self, x * 1.001 - x.detach() * 0.001))
     else:
         monkeypatch.setattr(kind, "forward", lambda self, x: (right(self, x)[0] * 1.001,))
-    group = contest(SIZES[0], torch.float32, device=CPU, names=[FLOOR, "packed"], gradients=gradients, seconds=0)
+    group = compare_layers(SIZES[0], torch.float32, device=CPU, names=[FLOOR, "packed"], gradients=gradients, seconds=0)
     entry = group.entry("packed")
     assert entry.status == WRONG
     assert not entry.samples
     assert group.ratio("packed", FLOOR) is None
-    show(group)
+    print_group(group)
     line = next(line for line in capsys.readouterr().out.splitlines() if "packed" in line)
     assert "wrong: " in line
     assert " x linear" not in line
@@ -103,7 +105,7 @@ def test_a_peer_that_raises_does_not_stop_the_others(monkeypatch):
         raise RuntimeError("cannot be built")
 
     monkeypatch.setattr(PEERS["hydralora"], "__init__", broken)
-    group = contest(
+    group = compare_layers(
         SIZES[0], torch.float32, device=CPU, names=[FLOOR, "hydralora", "packed"], gradients=False, seconds=0
     )
     assert group.entry("hydralora").status == "failed"

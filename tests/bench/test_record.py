@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from bench.record import FAILED, WRONG, Entry, Group, Record, load
-from bench.timing import Quantiles
+from bench.harness.record import FAILED, WRONG, Entry, Group, Record, load
+from bench.harness.timing import Quantiles
 
 
 def example() -> Record:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from bench import charts, gpu_table
+from bench.gpu import tables
+from bench.harness import charts
+from bench.harness.record import UNAVAILABLE, WRONG, Entry, Group, Record
+from bench.harness.tables import between_markers, losses, scaling_table, section, table
 from bench.plot import draw, fill
-from bench.record import UNAVAILABLE, WRONG, Entry, Group, Record
-from bench.tables import between_markers, losses, scaling_table, section, table
 
 
 def group(ours: float, peer: float, **options) -> Group:
@@ -134,7 +135,7 @@ def test_what_a_gpu_gave_is_shown_beside_what_was_wanted():
     calls = {f"{name} us": us for name, us in (("triton", 90), ("linear", 30), ("three-gemm", 200), ("hydralora", 900))}
     parts = {"timings": [timing, {"item": "memory", "ok": False}], "host": [{"item": "forward", "ok": True} | calls]}
     machine, versions = {"gpu": "A GPU", "cuda": "13"}, {"torch": "2.11", "triton": "3.6"}
-    text = gpu_table.section({"parts": parts, "machine": machine, "versions": versions, "commit": "abc"})
+    text = tables.section({"parts": parts, "machine": machine, "versions": versions, "commit": "abc"})
     assert "| QKV forward M 8 | 1.20 | 1.38 (0.5 ms) | 2.00 (1.25 ms) |" in text
     assert "| **fastmoe_lora, triton** | 90 |" in text
     assert "Without a fault: timings 1 of 2, host 1 of 1." in text

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from bench.timing import Quantiles, describe, interleaved, paired_ratio
+from bench.harness.timing import Quantiles, describe, interleaved, paired_ratio
 
 CPU = torch.device("cpu")
 

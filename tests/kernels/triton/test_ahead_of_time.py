@@ -1,4 +1,4 @@
-"""Part of the ahead-of-time table of `bench/aot.py`: no spills, shared memory within its limits, wgmma."""
+"""Part of the ahead-of-time table of `bench/gpu/aot.py`: no spills, shared memory within its limits, wgmma."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import aot
+from bench.gpu import aot
 from fastmoe_lora.backends import _plan
 
 ROOT = Path(__file__).parents[3]
@@ -19,7 +19,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRI
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     output = tmp_path_factory.mktemp("aot") / "table.json"
-    command = [sys.executable, ROOT / "bench" / "aot.py", "--quick", "--arch", "sm_90", "gfx942", "--json", output]
+    command = [sys.executable, ROOT / "bench" / "gpu" / "aot.py", "--quick", "--arch", "sm_90", "gfx942", "--json", output]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     return json.loads(output.read_text())["rows"]

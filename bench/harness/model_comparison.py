@@ -1,4 +1,4 @@
-"""One contest over whole models: inference or a training step on one task, or on several at once."""
+"""One comparison of whole models: inference or a training step on one task, or on several at once."""
 
 import argparse
 from collections.abc import Callable
@@ -6,13 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bench import options
-from bench.peak import peak_rise
-from bench.record import FAILED, MEASURED, UNAVAILABLE, WRONG, Entry, Group, Record
-from bench.session import collect
-from bench.simvp import CONFIGS, SimVP
-from bench.timing import describe, interleaved
-from bench.whole import (
+from bench.harness import options
+from bench.harness.collect import collect
+from bench.harness.peak import peak_rise
+from bench.harness.record import FAILED, MEASURED, UNAVAILABLE, WRONG, Entry, Group, Record
+from bench.harness.timing import describe, interleaved
+from bench.harness.unistd_model import (
     QUICK_TRUNK,
     Frames,
     ModelJudge,
@@ -22,6 +21,7 @@ from bench.whole import (
     unistd_model,
     without_adapters,
 )
+from bench.peers.simvp import CONFIGS, SimVP
 from fastmoe_lora import backends
 from fastmoe_lora.backends import NAMES
 from unistd import TASKS, TaskSpec, UniSTD
@@ -48,14 +48,14 @@ def run(name: str, arguments: list[str], training: bool) -> None:
     specs = [_quick(TASKS[task].spec) if given.quick else TASKS[task].spec for task in given.sizes]
     groupings = [[spec] for spec in specs] + ([specs] if len(specs) > 1 else [])
     jobs = [
-        lambda job=(tasks, dtype): [contest(*job, device, given, training)]
+        lambda job=(tasks, dtype): [compare_models(*job, device, given, training)]
         for dtype in options.chosen_dtypes(given, device)[: None if given.dtype else 1]
         for tasks in groupings
     ]
     collect(record, given.output, jobs)
 
 
-def contest(
+def compare_models(
     specs: list[TaskSpec], dtype: torch.dtype, device: torch.device, given: argparse.Namespace, training: bool
 ) -> Group:
     """All entrants on one task, or on a mixed batch of several; each backend's result is checked before it is timed."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from bench.machine import has_fast_bfloat16
+from bench.harness.machine import has_fast_bfloat16
+from bench.harness.problem import Problem, parse_size
+from bench.harness.record import RESULTS
 from bench.peers import PEERS
-from bench.problem import Problem, parse_size
-from bench.record import RESULTS
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench.record import Group, Record
-from bench.show import show
+from bench.harness.progress import print_group
+from bench.harness.record import Group, Record
 
 
 def collect(record: Record, folder: Path, jobs: Iterable[Callable[[], Iterable[Group]]]) -> None:
@@ -21,7 +21,7 @@ def collect(record: Record, folder: Path, jobs: Iterable[Callable[[], Iterable[G
             for group in job():
                 record.groups.append(group)
                 record.save(folder)
-                show(group)
+                print_group(group)
         except Exception:
             traceback.print_exc()
             failed += 1

@@ -1,4 +1,4 @@
-"""The other end of `bench.compare`: one backend of whichever fastmoe_lora stands first on the path."""
+"""The other end of `bench.revisions`: one backend of whichever fastmoe_lora stands first on the path."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-from bench.contest import Entrant, enter
-from bench.problem import Problem
-from bench.record import MEASURED
-from bench.timing import sample, warm_up
+from bench.harness.layer_comparison import Entrant, enter
+from bench.harness.problem import Problem
+from bench.harness.record import MEASURED
+from bench.harness.timing import sample, warm_up
 
 
 def serve() -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.reasons import reason
-from bench.record import FAILED, UNAVAILABLE, WRONG, Entry, Group, Record
-from bench.timing import Quantiles
+from bench.harness.reasons import reason
+from bench.harness.record import FAILED, UNAVAILABLE, WRONG, Entry, Group, Record
+from bench.harness.timing import Quantiles
 
 FASTEST_FIRST = ("triton", "cpu", "packed", "reference")
 

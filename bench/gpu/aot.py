@@ -1,6 +1,6 @@
 """Compiles every Triton kernel with every plan of the table ahead of time, without a GPU and without torch.
 
-    python bench/aot.py [--arch sm_90 ...] [--quick] [--jobs 2] [--json FILE]
+    python bench/gpu/aot.py [--arch sm_90 ...] [--quick] [--jobs 2] [--json FILE]
 
 Prints registers, spilled bytes, shared memory and matrix instructions of each, and fails where a plan spills, asks for
 more programs per multiprocessor than its shared memory and registers have room for, or, on sm_90, has a product that
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KB = 1024
 # Target, section of the plan table, shared memory of a multiprocessor's programs, as the vendors' programming guides
 # give them. On NVIDIA each program but the first takes another KB, and they share 65,536 registers; on AMD a program's

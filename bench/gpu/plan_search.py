@@ -1,4 +1,4 @@
-"""Plan search of `bench.gpu_check`: every candidate is compiled and checked in parallel, then timed alone."""
+"""Plan search of `bench.gpu.check`: every candidate is compiled and checked in parallel, then timed alone."""
 
 import json
 from dataclasses import asdict, replace
@@ -8,7 +8,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from bench.gpu_items import DEVICE, DTYPE, Log, errors, flattens, paper_case, place, poison, prepare, rows_of, share
+from bench.gpu.correctness import DTYPE, errors, flattens, paper_case, place, poison, prepare, share
+from bench.gpu.log import DEVICE, Log, rows_of
 
 __all__ = ["candidates", "prepare", "search"]
 

@@ -1,4 +1,4 @@
-"""Timings of `bench.gpu_check`: the layer beside the frozen linear and its rivals, eager and as CUDA graphs."""
+"""Timings of `bench.gpu.check`: the layer beside the frozen linear and its rivals, eager and as CUDA graphs."""
 
 import statistics
 import time
@@ -7,10 +7,11 @@ from functools import cache, partial
 
 import torch
 
-from bench.gpu_items import DEVICE, DTYPE, Log, prepare
+from bench.gpu.correctness import DTYPE, prepare
+from bench.gpu.log import DEVICE, Log
+from bench.harness.problem import Problem, Weights
+from bench.harness.timing import interleaved, paired_ratio
 from bench.peers import PEERS
-from bench.problem import Problem, Weights
-from bench.timing import interleaved, paired_ratio
 
 __all__ = ["host", "prepare", "rivals", "timings"]
 

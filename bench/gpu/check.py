@@ -1,6 +1,6 @@
 """One command for a machine with a GPU: is everything right there, which plans are fastest, how fast is it.
 
-    python -m bench.gpu_check [--out DIR] [--minutes 10] [--parts smoke timings ...]
+    python -m bench.gpu.check [--out DIR] [--minutes 10] [--parts smoke timings ...]
 
 Every part runs in processes of its own under a time limit and writes a line per item as it goes, so that neither a
 crash nor a kernel that never ends costs more than its item. Writes DIR/gpu_check.json (machine, versions, clocks, every
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from bench.gpu_items import Log, rows_of
+from bench.gpu.log import Log, rows_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Part:
 
 # Most wanted first: what does not fit the time is left out at the end.
 PARTS = (
-    Part("smoke", "gpu_items", 75, 4),
-    Part("candidates", "gpu_search", 130, 12),
-    Part("search", "gpu_search", 100),
-    Part("timings", "gpu_timings", 90),
-    Part("host", "gpu_timings", 40),
-    Part("launches", "gpu_items", 60),
-    Part("integration", "gpu_integration", 90, 6),
-    Part("correctness", "gpu_items", 120, 12),
-    Part("rivals", "gpu_timings", 180),
-    Part("sanitizer", "gpu_items", 120),
+    Part("smoke", "correctness", 75, 4),
+    Part("candidates", "plan_search", 130, 12),
+    Part("search", "plan_search", 100),
+    Part("timings", "timings", 90),
+    Part("host", "timings", 40),
+    Part("launches", "correctness", 60),
+    Part("integration", "integration", 90, 6),
+    Part("correctness", "correctness", 120, 12),
+    Part("rivals", "timings", 180),
+    Part("sanitizer", "correctness", 120),
 )
 
 
@@ -69,7 +69,7 @@ def _unfinished(part: Part, folder: Path, shards: list[int], end: float) -> list
     before = {shard: begun(shard) for shard in shards}
     running = {}
     for shard in shards:
-        command = [sys.executable, "-m", "bench.gpu_check", "--work", str(folder)]
+        command = [sys.executable, "-m", "bench.gpu.check", "--work", str(folder)]
         command += ["--part", part.name, "--shard", str(shard)]
         with (folder / f"{part.name}.{shard}.log").open("a") as output:
             running[shard] = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
@@ -93,7 +93,7 @@ def work(part: Part, folder: Path, shard: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // part.processes))
-    module = import_module(f"bench.{part.module}")
+    module = import_module(f"bench.gpu.{part.module}")
     module.prepare(folder)
     getattr(module, part.name)(Log(folder, part.name, shard), shard, part.processes)
 
@@ -132,7 +132,7 @@ def main() -> int:
         return 0
     import torch
 
-    from bench.machine import commit, describe_machine, describe_versions
+    from bench.harness.machine import commit, describe_machine, describe_versions
 
     if not torch.cuda.is_available():
         print("gpu_check: no CUDA or ROCm device here")

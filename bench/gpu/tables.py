@@ -1,11 +1,11 @@
-"""What `bench.gpu_check` found on a GPU as tables, between the markers of README.md and bench/NOTES.md."""
+"""What `bench.gpu.check` found on a GPU as tables, between the markers of README.md and bench/NOTES.md."""
 
 import argparse
 import json
 from pathlib import Path
 
-from bench.machine import ROOT
-from bench.tables import between_markers
+from bench.harness.machine import ROOT
+from bench.harness.tables import between_markers
 
 RESULTS = ROOT / "bench" / "results" / "gpu" / "gpu_check.json"
 TITLES = {"triton": "**fastmoe_lora, triton**", "linear": "frozen nn.Linear (no adapters)"}
@@ -13,7 +13,7 @@ TITLES |= {"three-gemm": "three GEMMs in torch", "hydralora": "loop over experts
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench gpu_table", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench tables", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="gpu_check.json")
     files = [ROOT / "README.md", ROOT / "bench" / "NOTES.md"]
     parser.add_argument("--readme", type=Path, nargs="*", default=files, help="files with the markers bench:gpu")
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
 
 
 def section(result: dict) -> str:
-    """result: of `bench.gpu_check`, with its parts "timings" and "host"."""
+    """result: of `bench.gpu.check`, with its parts "timings" and "host"."""
     parts = result["parts"]
     rows = [row for row in parts["timings"] if "ratio graph" in row]
     lines = ["| over the frozen linear, bf16 | target | CUDA graph | eager |", "|---|---:|---:|---:|"]

@@ -1,9 +1,9 @@
 """Prints a group as it is measured."""
 
-from bench.record import Group
+from bench.harness.record import Group
 
 
-def show(group: Group) -> None:
+def print_group(group: Group) -> None:
     """A line an entry: quantiles, and the ratio to the floor; a result that is wrong has neither."""
     sizes = " ".join(f"{key}={value}" for key, value in group.shape.items())
     axis = f" {group.axis}={group.value:g}" if group.axis else ""

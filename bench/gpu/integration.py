@@ -1,4 +1,4 @@
-"""What a user builds around the operator, for `bench.gpu_check`: repeatable bits, streams, graphs, compilation, AMP."""
+"""What a user builds around the operator, for `bench.gpu.check`: repeatable bits, streams, graphs, compilation, AMP."""
 
 import os
 import warnings
@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from bench.gpu_items import DEVICE, DTYPE, QKV, Log, compare, errors, paper_case, place, prepare, run, share
+from bench.gpu.correctness import DTYPE, QKV, compare, errors, paper_case, place, prepare, run, share
+from bench.gpu.log import DEVICE, Log
 
 __all__ = ["integration", "prepare"]
 

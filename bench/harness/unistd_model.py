@@ -1,4 +1,4 @@
-"""UniSTD as a whole, set up for measuring: a frozen trunk, adapters that act, one set of weights for all backends."""
+"""UniSTD set up for measuring: a frozen trunk, adapters that act, one set of weights for all backends."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.problem import worst_error
+from bench.harness.problem import worst_error
 from fastmoe_lora import FrozenLinear, RAMoELinear, ramoe_layers
 from unistd import AdapterConfig, TaskSpec, TrunkConfig, UniSTD
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from bench.machine import ROOT, commit, describe_machine, describe_versions
-from bench.timing import Quantiles, paired_ratio
+from bench.harness.machine import ROOT, commit, describe_machine, describe_versions
+from bench.harness.timing import Quantiles, paired_ratio
 
 SCHEMA = 1
 RESULTS = ROOT / "bench" / "results"

@@ -7,8 +7,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.record import Entry, Group, Record
-from bench.tables import column, short
+from bench.harness.record import Entry, Group, Record
+from bench.harness.tables import column, short
 
 matplotlib.use("Agg")
 WIDTH, DPI = 8.5, 160

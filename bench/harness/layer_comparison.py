@@ -1,15 +1,43 @@
-"""One contest over the layer: every entrant built on the same weights, checked, then all timed in the same rounds."""
+"""One comparison of layers: every entrant built on the same weights, checked, then all timed in the same rounds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from bench.harness import options
+from bench.harness.collect import collect
+from bench.harness.problem import Problem, Weights, results, worst_error
+from bench.harness.record import FAILED, MEASURED, UNAVAILABLE, WRONG, Entry, Group, Record
+from bench.harness.timing import describe, interleaved
 from bench.peers import PEERS, Peer
-from bench.problem import Problem, Weights, results, worst_error
-from bench.record import FAILED, MEASURED, UNAVAILABLE, WRONG, Entry, Group
-from bench.timing import describe, interleaved
+
+SIZES = {"cpu": ["qkv", "qkv-1-image", "proj"], "cuda": ["qkv", "qkv-1-image", "proj", "qkv-1024", "llm"]}
+
+
+def run(name: str, arguments: list[str], gradients: bool) -> None:
+    """Measures each size in the first dtype and the first size in all; on a GPU also under CUDA graphs."""
+    what = "forward and backward" if gradients else "forward"
+    parser = options.parser(name, f"The layer's {what} pass beside all peers.")
+    options.layer_options(parser, ", ".join(SIZES["cpu"]))
+    given = parser.parse_args(arguments)
+    device, settings = options.settle(given)
+    record = Record.begin(name, device, settings)
+    seconds = given.seconds or (0.5 if given.quick else 5.0)
+    sizes = options.chosen_sizes(given, SIZES.get(device.type, SIZES["cpu"]))
+    names = given.against or list(PEERS)
+    measure = partial(compare_layers, device=device, names=names, gradients=gradients, seconds=seconds)
+    first, *others = options.chosen_dtypes(given, device)
+    pairs = [(problem, first) for problem in sizes]
+    pairs += [(problem, dtype) for dtype in others for problem in (sizes if given.dtype else sizes[:1])]
+    jobs = [
+        lambda job=(problem, dtype, graphs): [measure(job[0], job[1], graphs=job[2])]
+        for problem, dtype in pairs
+        for graphs in ((False, True) if device.type == "cuda" else (False,))
+    ]
+    collect(record, given.output, jobs)
 
 
 @dataclass
@@ -70,7 +98,7 @@ class Judge:
         return {"y": torch.cat(tuple(parts), dim=1).detach(), "x": grad_x, **entrant.peer.canonical(found)}
 
 
-def contest(
+def compare_layers(
     problem: Problem,
     dtype: torch.dtype,
     *,

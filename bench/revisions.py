@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from bench import options
-from bench.machine import ROOT
-from bench.problem import Problem
-from bench.record import MEASURED, Entry, Group, Record
-from bench.show import show
+from bench.harness import options
+from bench.harness.machine import ROOT
+from bench.harness.problem import Problem
+from bench.harness.progress import print_group
+from bench.harness.record import MEASURED, Entry, Group, Record
 from fastmoe_lora import backends
 
 BASE, HEAD = "base", "head"
@@ -26,7 +26,7 @@ SETTLE_SECONDS = 0.02  # OpenMP threads spin for a while after their work; those
 
 
 def main(arguments: list[str]) -> None:
-    parser = options.parser("compare", __doc__)
+    parser = options.parser("revisions", __doc__)
     options.dtypes_option(parser)
     parser.add_argument("--base", required=True, metavar="REV", help="the revision to compare with")
     parser.add_argument("--sizes", nargs="+", help="as in `python -m bench layer` (default: qkv qkv-1-image proj)")
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     device, settings = options.settle(given)
     fastest = "triton" if device.type == "cuda" else "cpu"
     backend = given.backend or (fastest if backends()[fastest] is True else "packed")
-    record = Record.begin("compare", device, settings)
+    record = Record.begin("revisions", device, settings)
     seconds = given.seconds or (0.5 if given.quick else 5.0)
     with revision(given.base) as (site, base):
         print(f"base {base}, head {record.commit}, backend {backend}")
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
                 for gradients in (False, True):
                     group = measure(problem, dtype, device, backend, gradients, workers, seconds)
                     record.groups.append(group)
-                    show(group)
+                    print_group(group)
                     print(verdict(group), flush=True)
         for worker in workers.values():
             worker.close()
@@ -125,7 +125,7 @@ class Worker:
 
     def __init__(self, path: list[Path]):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
-        command = [sys.executable, "-P", "-W", "ignore", "-m", "bench.compare_worker"]
+        command = [sys.executable, "-P", "-W", "ignore", "-m", "bench.harness.revision_worker"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=path[0]
         )

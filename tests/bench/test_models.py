@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
-from bench import memory, model_contest, scaling
+from bench import memory, scaling
 from bench.__main__ import comparisons
-from bench.peak import kept_for_backward, peak_rise
-from bench.record import MEASURED, WRONG, load
-from bench.simvp import CONFIGS, SimVP
-from bench.whole import QUICK_TRUNK, ModelJudge, backend_of, unistd_model, without_adapters
+from bench.harness import model_comparison
+from bench.harness.peak import kept_for_backward, peak_rise
+from bench.harness.record import MEASURED, WRONG, load
+from bench.harness.unistd_model import QUICK_TRUNK, ModelJudge, backend_of, unistd_model, without_adapters
+from bench.peers.simvp import CONFIGS, SimVP
 from unistd import TASKS
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ def test_simvp_forecasts_frames_of_the_task():
 
 
 def test_comparisons_are_found():
-    names = {"layer", "backward", "memory", "model", "train", "scaling", "plot", "compare", "all"}
+    names = {"layer", "backward", "memory", "model", "train", "scaling", "plot", "revisions", "all"}
     assert names <= comparisons().keys()
     assert all(comparisons()[name] for name in names)
 
@@ -112,7 +113,7 @@ def test_whole_models_are_compared(tmp_path, training):
         "--output",
         str(tmp_path),
     ]
-    model_contest.run("train" if training else "model", [*arguments, "--sizes", "taxibj", "enso"], training)
+    model_comparison.run("train" if training else "model", [*arguments, "--sizes", "taxibj", "enso"], training)
     record = load(next(tmp_path.iterdir()))
     assert [group.shape["tasks"] for group in record.groups] == [1, 1, 2]
     assert record.groups[2].items == 8

@@ -1,0 +1,1 @@
+"""What the comparisons share: problems, entrants, timing, records of results, their tables and figures."""
