@@ -19,7 +19,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRI
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     output = tmp_path_factory.mktemp("aot") / "table.json"
-    command = [sys.executable, ROOT / "bench" / "gpu" / "aot.py", "--quick", "--arch", "sm_90", "gfx942", "--json", output]
+    script = ROOT / "bench" / "gpu" / "aot.py"
+    command = [sys.executable, script, "--quick", "--arch", "sm_90", "gfx942", "--json", output]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     return json.loads(output.read_text())["rows"]
