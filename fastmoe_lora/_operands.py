@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.weak import WeakIdKeyDictionary
 
+from . import _checks
 from ._tracing import untraced
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -124,7 +125,7 @@ def check_linear_backward(grad_y, weight) -> None:
 
 def check_tensor(name: str, tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: got {_described(tensor)}, expected a tensor")
+        raise TypeError(f"{name}: got {_checks.shown(tensor)}, expected a tensor")
 
 
 def check_undistributed(x, weight, bias, lora_A, lora_B, diag) -> None:
@@ -143,10 +144,10 @@ def plain(tensor: Tensor | None) -> Tensor | None:
 def _check_numbers(top_k, scaling, dropout) -> None:
     """That these are numbers, and in the range that does not depend on anything else."""
     if top_k is not None and (not isinstance(top_k, (int, torch.SymInt)) or isinstance(top_k, bool)):
-        raise TypeError(f"top_k: got {top_k!r}, expected a whole number or None")
+        raise TypeError(f"top_k: got {_checks.shown(top_k)}, expected a whole number or None")
     for name, value in (("scaling", scaling), ("dropout", dropout)):
         if not isinstance(value, _NUMBERS) or isinstance(value, bool):
-            raise TypeError(f"{name}: got {_described(value)}, expected a number")
+            raise TypeError(f"{name}: got {_checks.shown(value)}, expected a number")
     if type(scaling) in (int, float) and not -_LARGEST <= scaling <= _LARGEST:
         raise ValueError(f"scaling: got {scaling}, expected a finite number")
     if not 0 <= dropout < 1:
@@ -311,9 +312,3 @@ def expandable(shape, full) -> bool:
     """Whether a tensor of ``shape`` can be broadcast to the shape ``full``."""
     missing = len(full) - len(shape)
     return missing >= 0 and all(a in (1, b) for a, b in zip(shape, full[missing:], strict=True))
-
-
-def _described(value) -> str:
-    """A value of the wrong type, in a few words."""
-    text = repr(value)
-    return text if type(value) in (int, float, str, bool, type(None)) and len(text) < 40 else type(value).__name__

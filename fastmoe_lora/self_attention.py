@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _operands, backends, ops
+from . import _checks, _operands, backends, ops
 from ._tracing import untraced
 
 
@@ -36,7 +36,7 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
 def _check(qkv: Tensor, num_heads: int, mask: Tensor | None) -> None:
     _operands.check_dense("qkv", qkv)
     if not isinstance(num_heads, (int, torch.SymInt)) or isinstance(num_heads, bool) or num_heads < 1:
-        raise ValueError(f"num_heads: got {num_heads!r}, expected a whole number of at least 1")
+        raise ValueError(f"num_heads: got {_checks.shown(num_heads)}, expected a whole number of at least 1")
     if qkv.dim() != 3 or qkv.shape[2] % (3 * num_heads) or not qkv.shape[2]:
         expected = f"(B, N, 3 * width) with width a multiple of num_heads = {num_heads}"
         raise ValueError(f"qkv: got shape {tuple(qkv.shape)}, expected {expected}")

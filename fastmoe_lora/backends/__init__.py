@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .._checks import shown
 from .._tracing import untraced
 
 NAMES = ("reference", "packed", "triton", "cpu")
@@ -33,7 +34,7 @@ def load(name: str) -> ModuleType:
 def check_operator(name: str) -> None:
     """Raises ValueError where a registered operator is asked for a backend that there is not."""
     if name not in OPERATORS:
-        raise ValueError(f"backend: got {name!r}, expected one of {OPERATORS}")
+        raise ValueError(f"backend: got {shown(name)}, expected one of {OPERATORS}")
 
 
 def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -44,7 +45,7 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     Raises ValueError for an unknown backend or one that does not work here, with the reason; TypeError for no name.
     """
     if not isinstance(name, str):
-        raise TypeError(f"backend: got {name!r}, expected 'auto' or one of {NAMES}")
+        raise TypeError(f"backend: got {shown(name)}, expected 'auto' or one of {NAMES}")
     return _resolve(os.environ.get("FASTMOE_LORA_BACKEND") or name, device.type, dtype)
 
 

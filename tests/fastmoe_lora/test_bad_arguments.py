@@ -49,7 +49,7 @@ NO_WHOLE = [2.5, 2.0, NAN, INF, "8", b"8", True, None, [3], {}, 1j, torch.tensor
 NO_SIZE = [*NO_WHOLE, 0, -1, 2**31, 10**30, 10**5000]
 NO_NUMBER = [NAN, INF, -INF, "1", True, None, [1.0], 1j, torch.tensor(1.0), 10**400, -(10**5000), np.float64("nan")]
 NO_BOOL = [1, 0, 0.0, "True", None, [], torch.tensor(True)]
-NO_NAME = ["Token", "", 3, True, b"token", ["token"], torch.ones(2), "tok\nen"]
+NO_NAME = ["Token", "", 3, True, b"token", ["token"], torch.ones(2, 1), "tok\nen"]
 NO_MODEL = [None, 3, "model", nn.Linear, {}, [nn.Linear(2, 2)], torch.ones(2)]
 NO_PATH = [None, 3, 2.5, b"folder", ["folder"], "", "fol\0der"]
 
@@ -104,7 +104,7 @@ def constructor() -> Iterator[Case]:
     wrong["scaling"] = [*NO_NUMBER, 1e39]
     wrong["dropout"] = [*NO_NUMBER, 1.0, -0.1, 2]
     wrong["splits"] = [*NO_SIZE, 5, 24]
-    wrong["top_k"] = [value for value in NO_SIZE if value is not None] + [7]
+    wrong["top_k"] = [value for value in NO_SIZE if value is not None] + [7, torch.ones(2, 1).long()]
     wrong["bias"] = NO_BOOL
     wrong["router"] = NO_NAME
     wrong["interpolation"] = wrong["backend"] = [*NO_NAME, None]
@@ -166,6 +166,7 @@ OPTIONS = [
     ("rank", 8, "'rank'"),
     ("splits", 5, "splits: got 5"),
     ("top_k", 1.5, "top_k: got 1.5"),
+    ("top_k", torch.ones(2, 1).long(), "top_k: got a tensor (2, 1) of torch.int64"),
     ("max_rank", "8", "max_rank: got '8'"),
     ("dtype", torch.int8, "dtype: got torch.int8"),
     ("scaling", NAN, "scaling: got nan"),

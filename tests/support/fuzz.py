@@ -122,7 +122,7 @@ def damaged(draw, value: object) -> object:
         return draw(damaged_tensor(value))
     return draw(
         st.sampled_from([None, True, -1, 0, 1, 2, 3, 7, 10**20, 0.5, 1.0, -0.1, 1e-300, float("nan"), float("inf")])
-        | st.sampled_from(["text", [1.0], torch.ones(3, dtype=torch.int64)])
+        | st.sampled_from(["text", [1.0], torch.ones(3, 1, dtype=torch.int64)])
     )
 
 
@@ -154,7 +154,6 @@ def damaged_tensor(draw, tensor: Tensor) -> object:
 
 
 def _with_numbers(tensor: Tensor, number: int) -> Tensor:
-    tensor = tensor.clone()
     tensor = tensor.clone()
     if tensor.numel() and not tensor.is_floating_point() and tensor.dtype is not torch.bool:
         tensor.view(-1)[-1] = max(min(number, torch.iinfo(tensor.dtype).max), torch.iinfo(tensor.dtype).min)
