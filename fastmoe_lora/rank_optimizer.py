@@ -1,6 +1,7 @@
 """The optimizer of the ranks: Adam with one second moment for all of them, and the budget kept exactly."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.optim import Optimizer
 
 from . import _checks
 from ._wrappers import gathered
-from .ranks import checked_budget, named_layers, project_ranks_
+from .ranks import HeldRanks, checked_budget, named_layers, project_ranks_
 
 
 class RankOptimizer(Optimizer):
@@ -19,7 +20,13 @@ class RankOptimizer(Optimizer):
     from the others. ``lr`` is in ranks per step; ``budget`` defaults to the sum at initialisation. Ranks that are
     frozen are left alone. Raises ValueError or TypeError naming the argument that is wrong, and in `step` ValueError
     naming the layer whose gradient or rank is not finite, before any is moved.
+
+    As with torch's fused optimizers, an attribute ``found_inf`` (a number on the ranks' device; 0: all is well) may say
+    instead whether a step is to change anything: then neither ranks nor moments do, and the host does not wait for the
+    device. Gradients and ranks are not looked at then.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -49,7 +56,8 @@ class RankOptimizer(Optimizer):
             if not learning:
                 continue
             gradients = torch.cat([gathered(rank.grad).flatten() for rank in learning])
-            if not bool(
+            held = None if self.found_inf is None else HeldRanks(self.model, self.budget)
+            if held is None and not bool(
                 torch.cat([gradients, *(gathered(rank.detach()).flatten() for rank in learning)]).isfinite().all()
             ):
                 self._name_fault(learning)
@@ -57,15 +65,36 @@ class RankOptimizer(Optimizer):
             shared = self.state[group["params"][0]]
             shared["step"] = shared.get("step", 0) + 1
             square = shared.get("mean_square", gradients.new_zeros(()))
-            shared["mean_square"] = square = slow * square + (1 - slow) * gradients.square().mean()
-            scale = (square / (1 - slow ** shared["step"])).sqrt().clamp(min=1e-30)
+            new = slow * square + (1 - slow) * gradients.square().mean()
+            shared["mean_square"] = square = self._unless_skipped(new, square)
+            rate, left = self._corrections(shared, group["lr"], fast, slow, like=gradients)
+            scale = (square / left).sqrt().clamp(min=1e-30)
             for rank in learning:
                 state = self.state[rank]
-                mean = state.get("mean", torch.zeros_like(rank))
-                state["mean"] = mean = fast * mean + (1 - fast) * rank.grad
-                rank -= group["lr"] / (1 - fast ** shared["step"]) * mean / scale
-            project_ranks_(self.model, self.budget)
+                before = state.get("mean", torch.zeros_like(rank))
+                state["mean"] = mean = self._unless_skipped(fast * before + (1 - fast) * rank.grad, before)
+                rank -= rate * mean / scale
+            if held is None:
+                project_ranks_(self.model, self.budget)
+            else:
+                held.project_or_restore_(self.found_inf)
         return loss
+
+    def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:
+        return new if self.found_inf is None else torch.where(self.found_inf != 0, old, new)
+
+    def _corrections(
+        self, shared: dict[str, Any], lr: float, fast: float, slow: float, like: Tensor
+    ) -> tuple[Tensor | float, Tensor | float]:
+        """Adam's corrections for means that began at zero: lr / (1 - fast^n) and 1 - slow^n after n steps. How many of
+        the steps were skipped is counted on the device."""
+        if self.found_inf is None and "skipped" not in shared:
+            return lr / (1 - fast ** shared["step"]), 1 - slow ** shared["step"]
+        skipped = shared.get("skipped", like.new_zeros(()))
+        if self.found_inf is not None:
+            shared["skipped"] = skipped = skipped + (self.found_inf != 0)
+        count = shared["step"] - skipped.double()
+        return (lr / (1 - fast**count)).to(like.dtype), (1 - slow**count).to(like.dtype)
 
     def _name_fault(self, ranks: list[Tensor]) -> None:
         """Raises ValueError naming the first gradient or rank that is not a finite number."""

@@ -80,17 +80,37 @@ def project_ranks_(model: nn.Module, budget: float | None = None) -> None:
     sum; nothing is changed then.
     """
     layers = named_layers(model)
+    if budget is None and all(layer.ranks_whole for layer in layers.values()):
+        return
+    learning, total = _learning(layers, budget)
+    if learning:
+        ranks, limits = _gather(learning)
+        _assign(learning, _project(ranks, limits, total))
+
+
+class HeldRanks:
+    """The ranks of a model that learn, as they are now: after a step they are projected onto the budget, or put back,
+    as a number on the device says. Nothing is read from there."""
+
+    def __init__(self, model: nn.Module, budget: float | None) -> None:
+        self._layers, self._total = _learning(named_layers(model), budget)
+        self._before, self._limits = _flat(self._layers)
+
+    def project_or_restore_(self, restore: Tensor) -> None:
+        """restore: (), not 0 where the ranks are to be what they were."""
+        after = _project(_flat(self._layers)[0], self._limits, self._total)
+        _assign(self._layers, torch.where(restore != 0, self._before, after))
+
+
+def _learning(layers: dict[str, RAMoELinear], budget: float | None) -> tuple[dict[str, RAMoELinear], float]:
+    """Layers whose ranks learn, and the sum that is left for them. ValueError where no ranks in range have it."""
     total = checked_budget(layers, budget)
     learning = {name: layer for name, layer in layers.items() if not layer.ranks_whole}
-    if not learning and budget is None:
-        return
     frozen = float(sum(layer.rank.sum() for layer in layers.values() if layer.ranks_whole))
     most = sum(layer.max_rank * layer.rank.numel() for layer in learning.values())
     if not frozen <= total <= frozen + most:
         raise ValueError(f"budget: got {total:g}, expected {frozen:g} (frozen) to {frozen + most:g}")
-    if learning:
-        ranks, limits = _gather(learning)
-        _assign(learning, _project(ranks, limits, total - frozen))
+    return learning, total - frozen
 
 
 @torch.no_grad()
@@ -170,14 +190,19 @@ def _check_numbers(layers: Mapping[str, RAMoELinear]) -> None:
 def _gather(layers: dict[str, RAMoELinear]) -> tuple[Tensor, Tensor]:
     """All ranks in one float64 vector, and their upper limits. ValueError naming a rank that is not finite."""
     _check_numbers(layers)
-    ranks = torch.cat([gathered(layer.rank.detach()).flatten().double() for layer in layers.values()])
+    ranks, limits = _flat(layers)
     if not bool(ranks.isfinite().all()):
         for name, layer in layers.items():
             rank = gathered(layer.rank.detach())
             if fault := _checks.element_fault("rank", rank, rank.isfinite(), "a finite number"):
                 raise ValueError(f"model: layer {name!r}: {fault}")
-    limits = torch.cat([ranks.new_full((layer.rank.numel(),), layer.max_rank) for layer in layers.values()])
     return ranks, limits
+
+
+def _flat(layers: dict[str, RAMoELinear]) -> tuple[Tensor, Tensor]:
+    """As `_gather`, whatever numbers they are."""
+    ranks = torch.cat([gathered(layer.rank.detach()).flatten().double() for layer in layers.values()])
+    return ranks, torch.cat([ranks.new_full((layer.rank.numel(),), layer.max_rank) for layer in layers.values()])
 
 
 def _split(layers: dict[str, RAMoELinear], ranks: Tensor) -> list[Tensor]:

@@ -189,6 +189,23 @@ def test_rank_optimizer_state_round_trips(model):
     assert torch.equal(ranks(model), ranks(twin))
 
 
+def test_rank_optimizer_skips_a_step_where_the_device_says_so(model):
+    twin, start = copy.deepcopy(model), ranks(model).clone()
+    first, second = RankOptimizer(model, lr=0.1), RankOptimizer(twin, lr=0.1)
+    for found_inf in (1.0, 0.0, 1.0, 0.0, 0.0):
+        gradients = [torch.randn_like(layer.rank) for _, layer in ramoe_layers(model)]
+        for (_, mine), (_, other), gradient in zip(ramoe_layers(model), ramoe_layers(twin), gradients, strict=True):
+            mine.rank.grad = torch.full_like(gradient, float("nan")) if found_inf else gradient
+            other.rank.grad = gradient.clone()
+        first.found_inf = torch.tensor(found_inf)
+        first.step()
+        if not found_inf:
+            second.step()
+        assert torch.equal(ranks(model), ranks(twin))
+    assert not torch.equal(ranks(model), start)
+    assert first.state[model[0].rank]["skipped"] == 2
+
+
 def test_window_is_set_on_every_layer(model):
     set_rank_window(model, 2.5)
     assert [layer.rank_window for _, layer in ramoe_layers(model)] == [2.5, 2.5]

@@ -190,6 +190,9 @@ class TrainConfig(Section):
     """threads of the CPU; null: as many as cores. Small models are fastest with one"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the weights, the order of samples and the generated data"""
+    skip_limit: int = Field(3, ge=0, le=10**6)
+    """steps in a row that are skipped, changing nothing, where the loss or its gradient is NaN or infinite though the
+    data are not; one more stops the run"""
     log_every: int = Field(10, ge=1, le=10**9)
     """steps between two records in log.jsonl and TensorBoard (means over these steps)"""
     checkpoint_every: int = Field(1, ge=1, le=10**6)

@@ -36,6 +36,7 @@ class Record(TypedDict):
     rank_mean: NotRequired[float]
     rank_spread: NotRequired[float]
     rank_sum: NotRequired[float]
+    skipped: NotRequired[Annotated[int, Field(ge=1)]]  # of these steps, those that changed nothing
 
 
 _RECORD = TypeAdapter(Record)
@@ -44,7 +45,8 @@ _RECORD = TypeAdapter(Record)
 class RunLog:
     """Averages the steps' losses and writes a record every `every` steps.
 
-    A record is {"step", "losses": {task: mean MSE}, and the values of `step`'s `extra`}; before the first step
+    A record is {"step", "losses": {task: mean MSE}, and the values of `step`'s `extra`}, and "skipped" where steps were
+    skipped, whose losses are not in the means; before the first step
     {"step": 0, "baselines": {task: MSE of repeating the last frame}}; after an epoch {"step", "val": results}.
     The event files hold the same numbers and are written anew from the records at each start: what an earlier attempt
     left in them need not be whole, and TensorBoard puts files of the same second in any order.
@@ -70,34 +72,39 @@ class RunLog:
         self._replay(kept)
         self._every = every
         self._losses = {task: list(losses) for task, losses in state["losses"].items()}
+        self._skipped = state.get("skipped", 0)
         self._extra: dict[str, float] = {}
         self._step = 0
 
     def state_dict(self) -> dict[str, Any]:
         """How many records there are, all of them safely on disk, and the losses of the steps since the last one."""
         os.fsync(self._file.fileno())
-        return {"records": self.records, "losses": {task: list(losses) for task, losses in self._losses.items()}}
+        losses = {task: list(losses) for task, losses in self._losses.items()}
+        return {"records": self.records, "losses": losses} | ({"skipped": self._skipped} if self._skipped else {})
 
     def baselines(self, errors: dict[str, float]) -> None:
         """Writes the training data's MSE of repeating the last frame, per task."""
         self._write({"step": 0, "baselines": errors})
 
-    def step(self, step: int, losses: dict[str, float], extra: dict[str, float]) -> None:
-        """Notes the losses of the tasks in a step; `extra` holds values of which the last one is kept."""
+    def step(self, step: int, losses: dict[str, float] | None, extra: dict[str, float]) -> None:
+        """Notes the losses of the tasks in a step, None where it was skipped; of the values in `extra` the last are
+        kept."""
         self._step = step
         self._extra = extra
-        for task, loss in losses.items():
+        self._skipped += losses is None
+        for task, loss in (losses or {}).items():
             self._losses.setdefault(task, []).append(loss)
         if step % self._every == 0:
             self.flush()
 
     def flush(self) -> None:
         """Writes the record of the steps since the last one, if any."""
-        if not self._losses:
+        if not self._losses and not self._skipped:
             return
         means = {task: sum(values) / len(values) for task, values in sorted(self._losses.items())}
-        self._losses = {}
-        self._write({"step": self._step, "losses": means, **self._extra})
+        skipped = {"skipped": self._skipped} if self._skipped else {}
+        self._losses, self._skipped = {}, 0
+        self._write({"step": self._step, "losses": means, **self._extra, **skipped})
 
     def validation(self, step: int, results: Results) -> None:
         """Writes held-out results as `values_of` returns them."""
@@ -133,7 +140,7 @@ class NoLog:
     def state_dict(self) -> None:
         """Nothing."""
 
-    def step(self, step: int, losses: dict[str, float], extra: dict[str, float]) -> None:
+    def step(self, step: int, losses: dict[str, float] | None, extra: dict[str, float]) -> None:
         """Nothing."""
 
     def flush(self) -> None:
@@ -149,7 +156,7 @@ class NoLog:
 def _scalars(record: dict[str, Any]) -> dict[str, float]:
     """The values of a record by their names in TensorBoard."""
     scalars = {f"loss/{task}": loss for task, loss in record.get("losses", {}).items()}
-    if scalars:
+    if "losses" in record:
         extra = ((name, value) for name, value in record.items() if name != "step" and isinstance(value, int | float))
         scalars |= {f"train/{name}": value for name, value in extra}
     for task, result in record.get("val", {}).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -14,6 +15,24 @@ from unistd.tasks import TaskSpec
 from unistd.training.data import Batch
 from unistd.training.processes import Processes
 from unistd.training.state import random_state, set_random_state
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Squared errors of the tasks of a step, of all processes.
+
+    Attributes:
+        sums: (tasks,), on the device.
+        measured: target values of each task, in that order.
+    """
+
+    sums: Tensor
+    measured: dict[str, int]
+
+    def means(self, sums: Sequence[float]) -> dict[str, float]:
+        """Mean errors of the sums as they were read; of tasks of which something was measured."""
+        pairs = zip(self.measured.items(), sums, strict=True)
+        return {task: total / count for (task, count), total in pairs if count}
 
 
 class Objective:
@@ -41,11 +60,12 @@ class Objective:
         self.model, self.fabric, self.specs = model, fabric, specs
         self.weights, self.processes = weights, processes
 
-    def backward(self, passes: Sequence[Batch], penalty: Callable[[], Tensor | float]) -> dict[str, float]:
+    def backward(self, passes: Sequence[Batch], penalty: Callable[[], Tensor | float]) -> Errors:
         """Adds the gradient of the objective plus `penalty()` to the parameters', and returns the tasks' errors.
 
-        passes: this process's part of the step. Parameters of tasks that the step does not have get no gradient, and
-        tasks of which nothing was measured no error.
+        Nothing is read from the device.
+
+        passes: this process's part of the step. Parameters of tasks that the step does not have get no gradient.
         """
         samples, measured = self._counts(passes)
         step = [task for task in self.specs if samples[task]]
@@ -67,20 +87,21 @@ class Objective:
             totals = totals + torch.stack([errors[task].detach() if task in errors else nothing for task in step])
         if self.processes.world > 1:
             self._forget(set(self.specs) - set(step))
-        totals = self.processes.sum(totals.double().cpu()).tolist()
-        return {task: total / measured[task] for task, total in zip(step, totals, strict=True) if measured[task]}
+        if self.processes.world > 1:
+            totals = self.processes.sum(totals.double())
+        return Errors(totals, {task: measured[task] for task in step})
 
     def _counts(self, passes: Sequence[Batch]) -> tuple[dict[str, int], dict[str, int]]:
         """Samples and measured target values of each task in the step."""
-        counts = torch.zeros(2, len(self.specs), dtype=torch.int64)
+        samples, measured = dict.fromkeys(self.specs, 0), dict.fromkeys(self.specs, 0)
         for batch in passes:
-            for place, (task, spec) in enumerate(self.specs.items()):
-                if task in batch:
-                    targets = batch[task][1]
-                    values = int((~targets.isnan()).sum()) if spec.missing else targets.numel()
-                    counts[:, place] += torch.tensor([len(targets), values])
-        samples, measured = self.processes.sum(counts).tolist()
-        return dict(zip(self.specs, samples, strict=True)), dict(zip(self.specs, measured, strict=True))
+            for task, (_, targets) in batch.items():  # on the host
+                samples[task] += len(targets)
+                measured[task] += int((~targets.isnan()).sum()) if self.specs[task].missing else targets.numel()
+        if self.processes.world > 1:
+            counts = torch.tensor([list(samples.values()), list(measured.values())])
+            samples, measured = (dict(zip(self.specs, row, strict=True)) for row in self.processes.sum(counts).tolist())
+        return samples, measured
 
     def _errors(self, batch: Batch) -> dict[str, Tensor]:
         """Sums of squared errors per task, of those of the batch."""

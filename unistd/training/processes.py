@@ -50,7 +50,7 @@ class Processes:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sums of `values` (of one shape, on the CPU) over all processes, the same bits in each."""
+        """Sums of `values` (of one shape, on the CPU or this device) over all processes, the same bits in each."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)

@@ -50,13 +50,20 @@ class TrainingProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._live.stop()
 
-    def step(self, step: int, losses: dict[str, float], ranks: str, samples_per_second: float) -> None:
-        """Shows the state after `step` steps; `losses` are the tasks' MSE in the last one."""
+    def advance(self, step: int) -> None:
+        """Shows that `step` steps are done, of which nothing else is known yet."""
+        self._bar.update(self._task, completed=step)
+
+    def losses(self, step: int, losses: dict[str, float]) -> None:
+        """Takes in the tasks' MSE of a step."""
         for task, loss in losses.items():
             old = self._smooth.get(task, loss)
             self._smooth[task] = 0.9 * old + 0.1 * loss
             if step % max(1, self.steps // TREND) == 0:
                 self._trends[task].append(self._smooth[task])
+
+    def show(self, step: int, ranks: str, samples_per_second: float) -> None:
+        """Shows the state after `step` steps, whose losses were taken in."""
         epoch = min(-(-step // self.epoch_steps), self.steps // self.epoch_steps)
         speed = f"{samples_per_second:.0f} samples/s"
         phase = f"epoch {epoch}/{self.steps // self.epoch_steps} · {ranks}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastmoe_lora import RankOptimizer, freeze_ranks, rank_budget_loss, rank_window, ranks_frozen, set_rank_window
 from unistd.model import UniSTD
 from unistd.training.config import RankConfig
-from unistd.training.sharding import whole
+from unistd.training.sharding import gathered, whole
 
 
 class RankPhase:
@@ -29,7 +29,8 @@ class RankPhase:
         if config.recipe == "sampled":
             self.optimizer: torch.optim.Optimizer = RankOptimizer(model, lr=config.lr)
         else:
-            self.optimizer = torch.optim.AdamW(self.ranks, lr=config.lr, weight_decay=0.0)
+            on_gpu = self.ranks[0].is_cuda  # then it counts its steps there
+            self.optimizer = torch.optim.AdamW(self.ranks, lr=config.lr, weight_decay=0.0, capturable=on_gpu)
 
     @property
     def frozen(self) -> bool:
@@ -66,16 +67,37 @@ class RankPhase:
             return 0.0
         return self.config.penalty * rank_budget_loss(self.model)
 
+    def gradient_norm(self) -> Tensor:
+        """Of the ranks alone, (), on the device; 0 where they do not learn."""
+        gradients = [gathered(rank.grad) for rank in self.ranks if rank.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) if gradients else self.ranks[0].new_zeros(())
+
     @torch.no_grad()
-    def end_step(self) -> None:
-        """Moves the ranks along their gradients and keeps them within bounds."""
+    def end_step(self, skip: Tensor | None = None) -> None:
+        """Moves the ranks along their gradients and keeps them within bounds.
+
+        skip: (), on the device, not 0 where neither they nor their optimizer's state are to change; None: they are.
+        """
         if self.frozen:
             return
-        self.optimizer.step()
+        if self.config.recipe == "sampled":
+            self.optimizer.found_inf = skip
+            self.optimizer.step()
+        else:
+            self._printed_step(skip)
         self.optimizer.zero_grad()
-        if self.config.recipe == "printed":
-            for layer in self.layers:
-                layer.rank.clamp_(0, layer.max_rank)
+
+    def _printed_step(self, skip: Tensor | None) -> None:
+        before = {id(value): value.clone() for value in self._moved()}
+        self.optimizer.step()
+        for layer in self.layers:
+            layer.rank.clamp_(0, layer.max_rank)
+        for value in self._moved() if skip is not None else ():
+            value.copy_(torch.where(skip != 0, before.get(id(value), 0), value))
+
+    def _moved(self) -> list[Tensor]:
+        """All that a step of the printed recipe changes, once it is there."""
+        return [*self.ranks, *(value for state in self.optimizer.state.values() for value in state.values())]
 
     def summary(self) -> dict[str, float]:
         """Mean and spread (standard deviation) of all ranks, and their sum."""
@@ -90,11 +112,17 @@ class RankPhase:
 
     def state_dict(self) -> dict[str, Any]:
         """State of the ranks' optimizer; the ranks themselves are the model's."""
-        return self.optimizer.state_dict()
+        return self._with_capturable(self.optimizer.state_dict(), False)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`."""
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(self._with_capturable(state, self.ranks[0].is_cuda))
+
+    @staticmethod
+    def _with_capturable(state: dict[str, Any], value: bool) -> dict[str, Any]:
+        """The state of AdamW for another device: a checkpoint is that of a CPU."""
+        groups = [group | ({"capturable": value} if "capturable" in group else {}) for group in state["param_groups"]]
+        return state | {"param_groups": groups}
 
 
 def restore_window(model: UniSTD, config: RankConfig, phase: int, step: int) -> None:

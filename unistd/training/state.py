@@ -30,7 +30,7 @@ WEIGHTS = ("config", "step", "model")  # what is needed of them to use the model
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
 FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every", "train.keep", "train.patience"}
-FREE_KEYS |= {"train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
+FREE_KEYS |= {"train.skip_limit", "train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
 FREE_KEYS |= {"metrics.lpips_weights", "metrics.fvd_weights"}
 # paths: what they lead to may have been moved
 MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|train\.init_from|own_tasks\.[^.]+\.files")
@@ -144,6 +144,8 @@ def check_training(
     `optimizer` (of the weights), `schedule` and `ranks` (the ranks' optimizer) are those of a run at its start.
     """
     step, epoch = state["step"], steps_per_epoch(config)
+    if "skips" in state:
+        compare(state["skips"], dict.fromkeys(("row", "total"), whole(0, step)), "skips", _damaged(source))
     drawn = config.turns * step if config.train.sampling == "round_robin" else 0
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
@@ -153,6 +155,7 @@ def check_training(
         adapter = config.ranks.epochs == 0 and ".lora_" in names[id(parameter)]  # of rank 0 it may be
         return step > 0 and not adapter and (drawn >= len(config.learned) or not own)
 
+    skips = state["skips"]["total"] if "skips" in state else 0  # steps that changed nothing
     rates = [base * share(step) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     learned = min(step, config.ranks.epochs * epoch)
     expected = {
@@ -162,9 +165,9 @@ def check_training(
         "seconds": number(zero=True),
         "baselines": dict.fromkeys(config.tasks, number(zero=False)),
         "model": lambda value: None,
-        "optimizer": {"state": _moments(optimizer, seen, step), "param_groups": _groups(optimizer, rates)},
+        "optimizer": {"state": _moments(optimizer, seen, step, skips), "param_groups": _groups(optimizer, rates)},
         "schedule": _schedule(schedule, step, rates),
-        "ranks": {"state": _rank_state(ranks, learned), "param_groups": _groups(ranks)},
+        "ranks": {"state": _rank_state(ranks, learned, skips), "param_groups": _groups(ranks)},
         "random": {"cpu": _generator_state("cpu"), "cuda": _generator_states},
         "log": Maybe(partial(_log, tasks=config.tasks)),
         "sources": Maybe(dict.fromkeys(config.tasks, _source)),
@@ -172,6 +175,7 @@ def check_training(
         "scales": Maybe(lambda value: None),
         "kept": Maybe(partial(_kept, step)),
         "validations": Maybe(_VALIDATIONS),
+        "skips": Maybe(lambda value: None),  # has been checked
         "learned": Maybe(lambda value: None),  # has been checked
     }
     if config.train.sampling == "loss_balanced":
@@ -193,12 +197,14 @@ def _options(layer: RAMoELinear, frozen: bool, value: Any) -> str | None:
     return f"the options of this run's layers ({fault})" if (fault := layer.options_fault(value, frozen)) else None
 
 
-def _moments(optimizer: Optimizer, seen: Callable[[Tensor], bool], steps: int) -> dict[int, Any]:
-    """State of Adam after at most `steps` steps; optional for a parameter whose gradient may not have been seen yet."""
+def _moments(optimizer: Optimizer, seen: Callable[[Tensor], bool], steps: int, skips: int) -> dict[int, Any]:
+    """State of Adam after at most `steps` steps, of which `skips` changed nothing; optional for a parameter whose
+    gradient may not have been seen yet."""
+    least = 0 if skips else 1
 
     def count(value: Any) -> str | None:
-        right = tensor_fault(value, torch.tensor(0.0)) is None and value == value.round() and 1 <= value <= steps
-        return None if right else f"float32 (), a whole number from 1 to {steps}"
+        right = tensor_fault(value, torch.tensor(0.0)) is None and value == value.round() and least <= value <= steps
+        return None if right else f"float32 (), a whole number from {least} to {steps}"
 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {}
@@ -212,14 +218,20 @@ def _moments(optimizer: Optimizer, seen: Callable[[Tensor], bool], steps: int) -
     return state
 
 
-def _rank_state(optimizer: Optimizer, steps: int) -> dict[int, Any]:
-    """State of the ranks' optimizer after `steps` steps of the rank phase."""
+def _rank_state(optimizer: Optimizer, steps: int, skips: int) -> dict[int, Any]:
+    """State of the ranks' optimizer after `steps` steps of the rank phase, of which up to `skips` changed nothing."""
     if steps == 0:
         return {}
     if not isinstance(optimizer, RankOptimizer):
-        return _moments(optimizer, lambda parameter: True, steps)
+        return _moments(optimizer, lambda parameter: True, steps, skips)
     ranks = optimizer.param_groups[0]["params"]
+
+    def skipped(value: Any) -> str | None:
+        right = tensor_fault(value, ranks[0].new_zeros(())) is None and 0 <= value <= skips
+        return None if right else f"float32 (), a whole number from 0 to {skips}"
+
     shared = {"step": steps, "mean_square": lambda value: tensor_fault(value, ranks[0].new_zeros(()), least=0)}
+    shared["skipped"] = Maybe(skipped)  # not of earlier releases
     return {index: {"mean": rank.detach()} | (shared if index == 0 else {}) for index, rank in enumerate(ranks)}
 
 
@@ -254,11 +266,13 @@ def _log(value: Any, tasks: list[str]) -> str | None:
     words = "None, or how many records there are and the losses since the last one"
     if value is None:
         return None
-    if not isinstance(value, dict) or set(value) != {"records", "losses"} or not isinstance(value["losses"], dict):
+    keys = {"records", "losses"}
+    if not isinstance(value, dict) or set(value) - {"skipped"} != keys or not isinstance(value["losses"], dict):
         return words
     lists = value["losses"].values()
     right = all(isinstance(losses, list) and not any(map(number(zero=True), losses)) for losses in lists)
-    right = right and set(value["losses"]) <= set(tasks) and whole(0, sys.maxsize)(value["records"]) is None
+    counts = (value["records"], value.get("skipped", 0))
+    right = right and set(value["losses"]) <= set(tasks) and not any(map(whole(0, sys.maxsize), counts))
     return None if right else words
 
 

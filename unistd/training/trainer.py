@@ -22,6 +22,7 @@ from unistd.interrupts import say
 from unistd.messages import printable
 from unistd.model import UniSTD
 from unistd.output import OutputLost
+from unistd.training.account import Account
 from unistd.training.balance import LossBalance
 from unistd.training.baseline import repeat_last_errors
 from unistd.training.best import save_best
@@ -41,7 +42,8 @@ from unistd.training.processes import ALONE, Processes
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads, use_units
-from unistd.training.sharding import is_sharded, shard_state, whole
+from unistd.training.sharding import gathered, is_sharded, shard_state, whole
+from unistd.training.skipping import Skips
 from unistd.training.sources import check_data, source_kinds, stored_units, units_of
 from unistd.training.start import start_from, was_learned
 from unistd.training.state import (
@@ -77,7 +79,7 @@ class Trainer:
         self.specs = task_specs(config)
         self.epoch_steps = steps_per_epoch(config)
         self.steps = config.train.epochs * self.epoch_steps
-        self.step, self.seconds = 0, 0.0
+        self.step = 0
         self.validations, self.checkpoints = Validations(), Checkpoints(run, config.train.keep, [])
         source, state, planned = self._read() if resume else (run.checkpoint, None, config)
         planned_steps = planned.train.epochs * self.epoch_steps
@@ -95,7 +97,7 @@ class Trainer:
             self.learned = state.get("learned", [])
             ranks, optimizer, schedule = self._optimizers(model, planned_steps)
             check_training(state, planned, model, optimizer, schedule, ranks.optimizer, source)
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step = state["step"]
         self._logged: dict[str, Any] | None = None  # state of the log at the last checkpoint
         balanced = config.train.sampling == "loss_balanced"
         self.balance = LossBalance(config.learned, config.train.seed) if balanced else None
@@ -112,6 +114,9 @@ class Trainer:
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         trained = {task: self.specs[task] for task in config.learned}
         self.objective = Objective(self.model, self.fabric, trained, self._weights(), processes)
+        skips = Skips(config.train.skip_limit, self.loader.batch_sampler.sampler, self.loader.dataset)
+        tell = self._say if processes.first else lambda line: None
+        self.account = Account(config, self.ranks, skips, self.balance, self.baselines, tell)
         if state is not None:
             self._load(state, last=source == run.checkpoint)
             if planned_steps < self.steps:
@@ -131,7 +136,8 @@ class Trainer:
             Stopped: Ctrl-C or its like (`interrupts.STOPS`) came, or nobody reads the output any more; the checkpoint
                 holds the last step that was done.
             TrainingError: an adapter that the model does not use, before the first step; or the loss or its
-                gradient is NaN or infinite: the checkpoint is the last good one.
+                gradient is NaN or infinite, by bad data or more than `train.skip_limit` times in a row: the checkpoint
+                is the last good one.
             WorkerError: a loading process died; the checkpoint is the last one.
         """
         self._check_adapters()
@@ -142,7 +148,7 @@ class Trainer:
         validation = held_out(self.config, "val") if self.config.data.val_samples else {}
         progress = TrainingProgress(self.console, self.steps, self.step, self.epoch_steps, self.baselines)
         self.model.train()
-        self._clock = time.perf_counter()
+        self.account.start()
         try:
             with (
                 StopRequest(self.processes) as stop,
@@ -160,7 +166,13 @@ class Trainer:
                     if self.complete:
                         break
                     with stop.noting_loss():
-                        self._train_step(passes, waited, log, progress)
+                        self.account.waited += waited
+                        self._train_step(passes)
+                        progress.advance(self.step)
+                        if self._reading_due():
+                            self.account.read(self.step, log, progress)
+                        if self.complete:
+                            log.flush()
                     stop.check()
                     self._validate(validation, log, stop)
                     if self._checkpoint_due():
@@ -173,6 +185,7 @@ class Trainer:
                     f" that after step {found.step}, whose weights are in {self.run.best}"
                 )
         except (StopRequested, OutputLost) as reason:
+            self.account.read(self.step, log, progress)
             self.stop(reason, log)
         except TrainingError:
             log.flush()  # what led up to it; it is dropped where the run goes on from its checkpoint
@@ -219,7 +232,7 @@ class Trainer:
             "format": FORMAT,
             "config": self.config.model_dump(),
             "step": self.step,
-            "seconds": self.seconds,
+            "seconds": self.account.seconds,
             "baselines": self.baselines,
             "model": self.model.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -230,6 +243,7 @@ class Trainer:
             "units": self.units,
             "log": self._logged,
             "validations": self.validations.state_dict(),
+            "skips": self.account.skips.state_dict(),
         } | self._own_state()
 
     def _own_state(self) -> dict[str, Any]:
@@ -278,42 +292,30 @@ class Trainer:
             self.balance.load_state_dict(state["balance"])
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
         self.validations = Validations(**state.get("validations", {}))
+        self.account.load(state)
         self.checkpoints.kept = state.get("kept", [])
         self.checkpoints.last = self.step if last else None
         if self.processes.first:
             self.checkpoints.remove_others()
         set_random_state(state["random"], self.fabric.device)
 
-    def _train_step(
-        self, passes: Sequence[Batch], waited: float, log: RunLog | NoLog, progress: TrainingProgress
-    ) -> None:
+    def _train_step(self, passes: Sequence[Batch]) -> None:
+        """Takes a step. Nothing is read from the device: what the step came to waits in the account."""
         self.ranks.begin_step(self.step)
-        losses = self.objective.backward(passes, self.ranks.penalty)
-        if self.balance is not None:
-            self.balance.note({task: loss / self.baselines[task] for task, loss in losses.items()})
-        self._check_losses(losses, passes)
-        self._clip_gradients()
+        errors = self.objective.backward(passes, self.ranks.penalty)
+        norm = self._clip_gradients()
+        rate, window = self.schedule.get_last_lr()[0], self.ranks.window
+        self.optimizer.optimizer.found_inf = skip = self.account.steps.add(self.step + 1, errors, norm, rate, window)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ranks.end_step()
-        rate = self.schedule.get_last_lr()[0]
+        self.ranks.end_step(skip)
         self.schedule.step()
         self.step += 1
         if self.complete and not self.ranks.frozen:
             self.ranks.freeze()
-        train = self.config.train
-        samples = train.batch_size * train.accumulate * self.config.turns
-        now = time.perf_counter()
-        took, self._clock = now - self._clock, now
-        self.seconds += took
-        summary = self.ranks.summary()
-        speed = {"samples_per_second": samples / took, "waiting": waited / took, "seconds": self.seconds}
-        log.step(self.step, losses, {"lr": rate, **speed, "window": self.ranks.window} | summary)
-        if self.complete:
-            log.flush()
-        phase = "frozen" if self.ranks.frozen else "learning"
-        ranks = f"ranks {phase} {summary['rank_mean']:.2f} ± {summary['rank_spread']:.2f}"
-        progress.step(self.step, losses, ranks, samples / took)
+
+    def _reading_due(self) -> bool:
+        return self.complete or self.step % self.config.train.log_every == 0 or self.step % self.epoch_steps == 0
 
     def _validate(self, validation: Mapping[str, Any], log: RunLog | NoLog, stop: StopRequest) -> bool:
         """Writes the held-out results at an epoch's end, unless the log has them; whether it did."""
@@ -362,27 +364,16 @@ class Trainer:
         weights = {task: 1 / baseline if relative else 1.0 for task, baseline in self.baselines.items()}
         return {task: weight * factors.get(task, 1.0) for task, weight in weights.items()}
 
-    def _check_losses(self, losses: Mapping[str, float], passes: Sequence[Batch]) -> None:
-        for task, loss in losses.items():
-            if not math.isfinite(loss):
-                missing = self.specs[task].missing
-                mine = [frames for batch in passes for frames in batch.get(task, ())]
-                wrong = any(bool((frames.isinf() if missing else ~frames.isfinite()).any()) for frames in mine)
-                wrong = self.processes.largest(wrong)
-                held = f"its frames hold {'Inf' if missing else 'NaN or Inf'}"
-                cause = held if wrong else "its frames are finite: try a lower optim.lr"
-                raise TrainingError(f"step {self.step + 1}: the loss of task {task!r} is {loss}; {cause}")
-
     def _check_finite(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise TrainingError(f"step {self.step}: {name!r} holds NaN or Inf: try a lower optim.lr")
 
-    def _clip_gradients(self) -> None:
+    def _clip_gradients(self) -> Tensor:
+        """Clips the gradient and returns its norm before that, and that of the ranks' beside it: (), on the device."""
         largest = math.inf if self.config.optim.clip is None else self.config.optim.clip
         norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest, error_if_nonfinite=False)
-        if not math.isfinite(whole(norm)):
-            raise TrainingError(f"step {self.step + 1}: the gradient is NaN or Inf: try a lower optim.lr")
+        return gathered(norm) + self.ranks.gradient_norm()
 
     def _passes(self) -> Iterator[Batch]:
         """This process's passes of the steps to come. Where losses decide which samples an epoch has, they are asked

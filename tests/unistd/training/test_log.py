@@ -38,6 +38,25 @@ def whole(tmp_path):
     return records, events(folder / "tensorboard")
 
 
+def test_skipped_steps_are_counted_and_not_averaged(run):
+    log = RunLog(run, 3)
+    log.step(1, {"kth": 2.0}, {})
+    log.step(2, None, {})
+    state = json.loads(json.dumps(log.state_dict()))
+    log.close()
+    assert state == {"records": 0, "losses": {"kth": [2.0]}, "skipped": 1}
+    log = RunLog(run, 3, state)
+    log.step(3, {"kth": 4.0}, {"lr": 0.5})
+    for step in (4, 5, 6):
+        log.step(step, None, {"lr": 0.5})
+    log.close()
+    assert read_log(run.log) == [
+        {"step": 3, "losses": {"kth": 3.0}, "lr": 0.5, "skipped": 1},
+        {"step": 6, "losses": {}, "lr": 0.5, "skipped": 3},
+    ]
+    assert [value for _, value in events(run.tensorboard)["train/skipped"]] == [1, 3]
+
+
 def first_try(run, after):
     """A log up to step 4 and its state there; then `after` steps more."""
     log = RunLog(run, 3)

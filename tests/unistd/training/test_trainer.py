@@ -1,7 +1,6 @@
-"""The loop: it learns, it mixes, and bad numbers stop it before they do harm."""
+"""The loop: it learns, it mixes, and says what it does."""
 
 import io
-import math
 
 import pytest
 import torch
@@ -70,6 +69,7 @@ def test_objective_weighs_tasks_as_asked(tmp_path, loss):
     running.fabric.backward = lambda loss: (objectives.append(loss.item()), backward(loss))
     batch = next(iter(running.loader))
     errors = running.objective.backward([batch], lambda: 0.0)
+    errors = errors.means(errors.sums.tolist())
     weights = {task: 1.0 if loss == "mse" else 1 / running.baselines[task] for task in errors}
     assert objectives == [pytest.approx(sum(errors[task] * weights[task] for task in errors) / 3)]
     forecasts = running.model({task: inputs for task, (inputs, _) in batch.items()})
@@ -82,58 +82,6 @@ def test_repeating_the_last_frame_is_where_a_residual_model_starts(tmp_path):
     results = running.evaluate(held_out(running.config, "test"))
     for result in results.values():
         assert result["model"] == pytest.approx(result["repeat_last"], rel=1e-6)
-
-
-def spoil(running, step, value):
-    """Puts `value` into one pixel of a training batch."""
-    loader = running.loader
-    running.loader = (
-        {
-            task: (inputs, targets.clone().fill_(value) if task == "kth" else targets)
-            for task, (inputs, targets) in b.items()
-        }
-        if at == step
-        else b
-        for at, b in enumerate(loader)
-    )
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_bad_data_stops_training_before_the_weights_change(tmp_path, value):
-    running = trainer(tmp_path)
-    spoil(running, 5, value)
-    with pytest.raises(TrainingError, match=r"step 6: the loss of task 'kth' is (nan|inf); its frames hold NaN or Inf"):
-        running.fit()
-    state = load_checkpoint(running.run.checkpoint)
-    assert state["step"] == 4, "the last good epoch"
-    assert all(torch.isfinite(value).all() for value in running.model.module.state_dict().values())
-
-
-def test_divergence_says_so(tmp_path):
-    running = trainer(tmp_path)
-    with torch.no_grad():
-        running.model.module.decoders["enso"].readout.bias.fill_(1e30)
-    with pytest.raises(
-        TrainingError, match=r"step 1: the loss of task 'enso' is inf; its frames are finite: try a lower"
-    ):
-        running.fit()
-
-
-@pytest.mark.parametrize("clip", ["null", 1.0])
-def test_infinite_gradient_stops_training_before_the_weights_change(tmp_path, clip):
-    running = trainer(tmp_path, {"optim.clip": None if clip == "null" else clip})
-    weight = running.model.module.decoders["kth"].readout.weight
-    weight.register_hook(lambda gradient: gradient * math.inf)
-    before = {name: value.clone() for name, value in running.model.module.state_dict().items()}
-    with pytest.raises(TrainingError, match="step 1: the gradient is NaN or Inf"):
-        running.fit()
-    after = running.model.module.state_dict()
-    assert after.keys() == before.keys()
-    for name, value in before.items():
-        same = torch.eq(after[name], value)
-        if name.endswith("_extra_state"):
-            same = same[:-1]  # the last is the rank window, which is the step's
-        assert same.all(), name
 
 
 def test_an_adapter_that_the_model_passes_by_stops_training_before_the_first_step(tmp_path, monkeypatch):
