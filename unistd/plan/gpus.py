@@ -19,7 +19,8 @@ class Gpu:
         title: name for people.
         memory: bytes.
         bandwidth: of that memory, bytes/s.
-        bf16, fp32: peak FLOP/s of matrix products in bfloat16, and in float32 as PyTorch has it by default (no TF32).
+        bf16, fp32: peak FLOP/s of matrix products in bfloat16 (float16 is alike), and in float32 as PyTorch has it by
+            default (no TF32).
         link: bytes/s that it sends to the others of its node: half of the "total bandwidth" of NVLink, which counts
             both directions.
         network: bytes/s that it sends to other nodes.

@@ -133,8 +133,9 @@ class _Model:
 
     def _train(self, batch: dict[str, tuple[Tensor, Tensor]]) -> None:
         """The arithmetic of a pass of `Objective` and of the trainer's step."""
-        autocast = self.config.train.precision == "bf16-mixed"
-        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+        formats = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        half = formats.get(self.config.train.precision)
+        with nullcontext() if half is None else torch.autocast("cpu", half):
             predictions = self.model({task: inputs for task, (inputs, _) in batch.items()})
         errors = [
             masked_square_error(predictions[task].float(), targets)

@@ -38,7 +38,7 @@ def memory_rows(plan: Plan) -> Rows:
 
 def time_rows(plan: Plan) -> Rows:
     """What a step, an epoch and the whole training take."""
-    peak = plan.gpu.bf16 if plan.config.train.precision == "bf16-mixed" else plan.gpu.fp32
+    peak = plan.gpu.fp32 if plan.config.train.precision == "32-true" else plan.gpu.bf16
     epochs = plan.config.train.epochs
 
     def row(name: str, value) -> tuple[str, list[str]]:

@@ -76,7 +76,8 @@ class Account:
                 losses = None if step.skipped else step.losses
                 if self.balance is not None and losses is not None:
                     self.balance.note({task: loss / self.baselines[task] for task, loss in losses.items()})
-                log.step(step.number, losses, {"lr": step.rate, **speed, "window": step.window} | summary)
+                scale = {"loss_scale": step.scale} if self.skips.scaled else {}
+                log.step(step.number, losses, {"lr": step.rate, **speed, "window": step.window} | scale | summary)
                 progress.losses(step.number, losses or {})
         finally:
             for line in lines:

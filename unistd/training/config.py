@@ -174,8 +174,9 @@ class TrainConfig(Section):
     """of 'temperature' sampling: 1 is proportional, a very large one round_robin"""
     loss_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default={})
     """factors of single tasks' errors in the loss, as train.loss_weights.kth=2; of the others 1"""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """number format, in the words of Lightning Fabric"""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """number format, in the words of Lightning Fabric; '16-mixed' (float16, with a scaled loss) is for GPUs without
+    bfloat16"""
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     """device, in the words of Lightning Fabric"""
     devices: int = Field(1, ge=1, le=4096)

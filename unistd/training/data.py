@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -214,6 +216,14 @@ def passes_of(loader: Loader, steps: range) -> Iterator[Batch]:
     """The passes of some steps by a loader that `train_loader` made."""
     loader.batch_sampler.sampler.steps = steps
     return iter(loader)
+
+
+def steps_of(batches: Iterator[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
+    """The passes of each step with the seconds that they were waited for."""
+    begin = time.perf_counter()
+    while passes := list(islice(batches, accumulate)):
+        yield passes, time.perf_counter() - begin
+        begin = time.perf_counter()
 
 
 def steps_per_epoch(config: Config) -> int:

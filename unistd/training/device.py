@@ -13,6 +13,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from unistd.training.config import TrainConfig
 from unistd.training.errors import TrainingError
+from unistd.training.precision import precision_options
 from unistd.training.processes import ALONE, Processes
 from unistd.training.sharding import shard
 
@@ -23,7 +24,9 @@ def open_device(config: TrainConfig, processes: Processes = ALONE) -> Fabric:
     Raises TrainingError where this machine has no such device.
     """
     try:
-        fabric = Fabric(accelerator=config.accelerator, precision=config.precision, **_sharing(config, processes))
+        options = _sharing(config, processes), precision_options(config)
+        plugins = [plugin for part in options for plugin in part.pop("plugins", [])]
+        fabric = Fabric(accelerator=config.accelerator, plugins=plugins, **options[0], **options[1])
         fabric.launch()
         return fabric
     except (RuntimeError, ValueError, MisconfigurationException) as error:

@@ -33,6 +33,7 @@ class Record(TypedDict):
     waiting: NotRequired[float]  # share of the step in which its batch was waited for
     seconds: NotRequired[float]
     window: NotRequired[float]
+    loss_scale: NotRequired[float]  # of float16
     rank_mean: NotRequired[float]
     rank_spread: NotRequired[float]
     rank_sum: NotRequired[float]

@@ -101,7 +101,7 @@ def _samples(config: Config, specs: Mapping[str, TaskSpec]) -> dict[str, int]:
 
 def _activations(config: Config, specs: Mapping[str, TaskSpec], trunk: TrunkConfig) -> dict[str, int]:
     """Bytes of what the backward pass needs of the blocks: one tensor of each in checkpointing, else those within."""
-    number = 2 if config.train.precision == "bf16-mixed" else 4
+    number = 4 if config.train.precision == "32-true" else 2
     kept = 1 if config.model.checkpointing else 8 + 2 * trunk.mlp_ratio
     tokens = sum(_of_a_step(config, {name: spec.tokens for name, spec in specs.items()}))
     every = config.train.batch_size * tokens * trunk.width * number

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from unistd.masks import masked_square_error
 from unistd.tasks import TaskSpec
+from unistd.training.config import Config
 from unistd.training.data import Batch
+from unistd.training.precision import LossScale
 from unistd.training.processes import Processes
 from unistd.training.state import random_state, set_random_state
 
@@ -47,6 +49,7 @@ class Objective:
         specs: of all tasks, in the order in which every process goes through them.
         weights: of the tasks.
         processes: those that share each pass; all make the same calls.
+        scale: of the loss, which gradients keep.
     """
 
     def __init__(
@@ -56,9 +59,10 @@ class Objective:
         specs: Mapping[str, TaskSpec],
         weights: Mapping[str, float],
         processes: Processes,
+        scale: LossScale,
     ) -> None:
         self.model, self.fabric, self.specs = model, fabric, specs
-        self.weights, self.processes = weights, processes
+        self.weights, self.processes, self.scale = weights, processes, scale
 
     def backward(self, passes: Sequence[Batch], penalty: Callable[[], Tensor | float]) -> Errors:
         """Adds the gradient of the objective plus `penalty()` to the parameters', and returns the tasks' errors.
@@ -83,7 +87,7 @@ class Objective:
                 loss = torch.stack(terms).sum() * (self.processes.world / len(step)) + penalty() / len(passes)
                 # In the caller's thread also on a GPU: there, Python finds its objects in the caches.
                 with torch.autograd.set_multithreading_enabled(False):
-                    self.fabric.backward(loss)
+                    self.fabric.backward(self.scale.scale(loss))
             totals = totals + torch.stack([errors[task].detach() if task in errors else nothing for task in step])
         if self.processes.world > 1:
             self._forget(set(self.specs) - set(step))
@@ -122,6 +126,13 @@ class Objective:
             for task in tasks:
                 for parameter in parts[task].parameters():
                     parameter.grad = None
+
+
+def task_weights(config: Config, baselines: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the tasks' errors in the loss; `baselines` are those of repeating the last frame."""
+    relative, factors = config.optim.loss == "relative", config.train.loss_weights
+    weights = {task: 1 / baseline if relative else 1.0 for task, baseline in baselines.items()}
+    return {task: weight * factors.get(task, 1.0) for task, weight in weights.items()}
 
 
 def _no_sample(spec: TaskSpec) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,9 @@
 
 A skipped step changes neither weights nor ranks nor what their optimizers know; the step is counted and its samples are
 not drawn again. It is skipped as a whole: in a mixed batch all tasks share the trunk, whose gradient is one sum.
+
+In float16 a gradient may overflow though the losses are right. Such a step is skipped too, and the loss has half the
+scale in the next one: no fault, as long as there is some scale left to halve.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 from unistd.training.data import MixedBatchSampler, MixedDataset
 from unistd.training.errors import TrainingError
+from unistd.training.precision import SMALLEST_SCALE
 from unistd.training.steps import Step
 
 _MOST = 8  # samples that a message names
@@ -24,13 +28,14 @@ class Skips:
         limit: of those in a row.
         sampler: which samples each step had.
         dataset: what they were read from.
+        scaled: whether the loss has a scale.
 
     Attributes:
-        row, total: in a row up to now, and of the run.
+        row, total: in a row up to now, and of the run; the first without those that a scale has caused.
     """
 
-    def __init__(self, limit: int, sampler: MixedBatchSampler, dataset: MixedDataset) -> None:
-        self.limit, self.sampler, self.dataset = limit, sampler, dataset
+    def __init__(self, limit: int, sampler: MixedBatchSampler, dataset: MixedDataset, scaled: bool = False) -> None:
+        self.limit, self.sampler, self.dataset, self.scaled = limit, sampler, dataset, scaled
         self.row, self.total = 0, 0
 
     def note(self, step: Step) -> list[str]:
@@ -42,8 +47,11 @@ class Skips:
         if not step.skipped:
             self.row = 0
             return []
-        self.row, self.total = self.row + 1, self.total + 1
+        self.total += 1
         wrong = next((task for task, loss in step.losses.items() if not math.isfinite(loss)), None)
+        if wrong is None and self.scaled and step.scale >= SMALLEST_SCALE:
+            return []
+        self.row += 1
         found = "the gradient is NaN or Inf" if wrong is None else f"the loss of task {wrong!r} is {step.losses[wrong]}"
         what = f"step {step.number}: {found}"
         keys = self.sampler.batch(step.number - 1)

@@ -23,6 +23,7 @@ from unistd.training.config import Config
 from unistd.training.data import steps_per_epoch
 from unistd.training.expected import Maybe, close, compare, finite, number, tensor_fault, whole
 from unistd.training.formats import check_format
+from unistd.training.precision import FP16, expected_scale
 from unistd.training.settings import changed_keys, check_config
 
 KEYS = ("config", "step", "seconds", "baselines", "model", "optimizer", "schedule", "ranks", "random")
@@ -180,6 +181,8 @@ def check_training(
     }
     if config.train.sampling == "loss_balanced":
         expected["balance"] = expected_balance(config.learned, step, config.turns)
+    if config.train.precision == FP16:
+        expected["scale"] = expected_scale(step)
     compare(state, expected, "", _damaged(source))
 
 

@@ -18,6 +18,7 @@ class Step:
         number: steps that are done with it.
         losses: each task's mean squared error.
         norm: of the gradient.
+        scale: that its loss had in float16, else 1.
         skipped: whether it changed nothing, since some of its numbers are NaN or infinite.
         rate, window: learning rate, and width of the ranks' window, in it.
     """
@@ -25,6 +26,7 @@ class Step:
     number: int
     losses: dict[str, float]
     norm: float
+    scale: float
     skipped: bool
     rate: float
     window: float
@@ -45,12 +47,12 @@ class Steps:
     def __init__(self) -> None:
         self._pending: list[_Pending] = []
 
-    def add(self, number: int, errors: Errors, norm: Tensor, rate: float, window: float) -> Tensor:
+    def add(self, number: int, errors: Errors, norm: Tensor, scale: Tensor, rate: float, window: float) -> Tensor:
         """Keeps what a step came to; returns (), on the device, 1 where it is to be skipped, else 0.
 
-        norm: (), of the gradient, the same in all processes as the errors are.
+        norm, scale: (), of gradient and loss, the same in all processes as the errors are.
         """
-        numbers = torch.cat([errors.sums, norm.detach().to(errors.sums.dtype)[None]])
+        numbers = torch.cat([errors.sums, torch.stack([norm.detach(), scale]).to(errors.sums.dtype)])
         self._pending.append(_Pending(number, errors, rate, window, numbers))
         return (~numbers.isfinite().all()).float()
 
@@ -62,7 +64,7 @@ class Steps:
         parts = torch.cat([step.numbers for step in pending]).cpu().split([len(step.numbers) for step in pending])
         found = []
         for step, part in zip(pending, parts, strict=True):
-            *sums, norm = part.tolist()
+            *sums, norm, scale = part.tolist()
             skipped = not bool(part.isfinite().all())
-            found.append(Step(step.number, step.errors.means(sums), norm, skipped, step.rate, step.window))
+            found.append(Step(step.number, step.errors.means(sums), norm, scale, skipped, step.rate, step.window))
         return found

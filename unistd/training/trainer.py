@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,16 +26,17 @@ from unistd.training.baseline import repeat_last_errors
 from unistd.training.best import save_best
 from unistd.training.checkpoints import Checkpoints, read_last
 from unistd.training.config import Config
-from unistd.training.data import Batch, passes_of, steps_per_epoch, task_specs, train_loader
+from unistd.training.data import Batch, passes_of, steps_of, steps_per_epoch, task_specs, train_loader
 from unistd.training.device import open_device
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import Results, evaluate, held_out, values_of
 from unistd.training.forgetting import write_before
 from unistd.training.formats import FORMAT
 from unistd.training.log import NoLog, RunLog, records_until
-from unistd.training.objective import Objective
+from unistd.training.objective import Objective, task_weights
 from unistd.training.optim import build_optimizer, build_schedule, replan
 from unistd.training.parts import freeze_parts
+from unistd.training.precision import LossScale
 from unistd.training.processes import ALONE, Processes
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
@@ -113,8 +112,11 @@ class Trainer:
         self.ranks, optimizer, self.schedule = self._optimizers(model, planned_steps)
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         trained = {task: self.specs[task] for task in config.learned}
-        self.objective = Objective(self.model, self.fabric, trained, self._weights(), processes)
-        skips = Skips(config.train.skip_limit, self.loader.batch_sampler.sampler, self.loader.dataset)
+        self.scale = LossScale(config.train, self.fabric.device)
+        weights = task_weights(config, self.baselines)
+        self.objective = Objective(self.model, self.fabric, trained, weights, processes, self.scale)
+        sampler, dataset = self.loader.batch_sampler.sampler, self.loader.dataset
+        skips = Skips(config.train.skip_limit, sampler, dataset, self.scale.enabled)
         tell = self._say if processes.first else lambda line: None
         self.account = Account(config, self.ranks, skips, self.balance, self.baselines, tell)
         if state is not None:
@@ -162,7 +164,7 @@ class Trainer:
                     self._measure_before(stop)
                 if self._validate(validation, log, stop):  # a stop came before it, or in the middle
                     self.save(log, regular=self._checkpoint_due())
-                for passes, waited in _steps(batches, self.config.train.accumulate):
+                for passes, waited in steps_of(batches, self.config.train.accumulate):
                     if self.complete:
                         break
                     with stop.noting_loss():
@@ -247,9 +249,10 @@ class Trainer:
         } | self._own_state()
 
     def _own_state(self) -> dict[str, Any]:
-        """What a run has that starts from another one, or samples by losses."""
+        """What a run has that starts from another one, samples by losses, or computes in float16."""
         learned = {} if self.config.train.init_from is None else {"learned": self.learned}
-        return learned | ({} if self.balance is None else {"balance": self.balance.state_dict()})
+        balance = {} if self.balance is None else {"balance": self.balance.state_dict()}
+        return learned | balance | ({"scale": self.scale.state_dict()} if self.scale.enabled else {})
 
     def save_adapters(self) -> None:
         """Writes the adapters alone, for `fastmoe_lora.load_adapters`."""
@@ -290,6 +293,8 @@ class Trainer:
         self.ranks.restore_window(self.step)
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
+        if self.scale.enabled:
+            self.scale.load_state_dict(state["scale"])
         self._logged = state["log"] if "log" in state else records_until(self.run.log, self.step)
         self.validations = Validations(**state.get("validations", {}))
         self.account.load(state)
@@ -303,9 +308,12 @@ class Trainer:
         """Takes a step. Nothing is read from the device: what the step came to waits in the account."""
         self.ranks.begin_step(self.step)
         errors = self.objective.backward(passes, self.ranks.penalty)
-        norm = self._clip_gradients()
+        self.scale.unscale([self.optimizer.optimizer, *([] if self.ranks.frozen else [self.ranks.optimizer])])
+        norm, scale = self._clip_gradients(), self.scale.now()
+        self.scale.update()
         rate, window = self.schedule.get_last_lr()[0], self.ranks.window
-        self.optimizer.optimizer.found_inf = skip = self.account.steps.add(self.step + 1, errors, norm, rate, window)
+        skip = self.account.steps.add(self.step + 1, errors, norm, scale, rate, window)
+        self.optimizer.optimizer.found_inf = skip
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ranks.end_step(skip)
@@ -357,13 +365,6 @@ class Trainer:
         except ValueError as error:
             raise TrainingError(str(error)) from None
 
-    def _weights(self) -> dict[str, float]:
-        """Of the tasks' errors in the loss."""
-        relative = self.config.optim.loss == "relative"
-        factors = self.config.train.loss_weights
-        weights = {task: 1 / baseline if relative else 1.0 for task, baseline in self.baselines.items()}
-        return {task: weight * factors.get(task, 1.0) for task, weight in weights.items()}
-
     def _check_finite(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
@@ -387,11 +388,3 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         return self.complete or self.step % (self.epoch_steps * self.config.train.checkpoint_every) == 0
-
-
-def _steps(batches: Iterator[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
-    """The passes of each step with the seconds that they were waited for."""
-    begin = time.perf_counter()
-    while passes := list(islice(batches, accumulate)):
-        yield passes, time.perf_counter() - begin
-        begin = time.perf_counter()

@@ -120,7 +120,6 @@ OVERRIDES = {
     "ranks.recipe=paper": ("'ranks.recipe'", "'sampled' or 'printed'"),
     "train.precision=32": ("'train.precision'", "found 32"),
     "train.precision=fp16": ("'train.precision'", "'fp16'"),
-    "train.precision=16-mixed": ("'train.precision'", "'16-mixed'"),
     "train.accelerator=tpu": ("'train.accelerator'", "'tpu'"),
     "train.accelerator=nonsense": ("'train.accelerator'", "'nonsense'"),
     "train.accelerator=cuda:0": ("'train.accelerator'", "'cuda:0'"),

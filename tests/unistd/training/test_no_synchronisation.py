@@ -74,6 +74,7 @@ CASES = {
     "several passes": {"train.accumulate": 2, "train.batch_size": 1, "train.epoch_samples": 8},
     "by losses": {"train.sampling": "loss_balanced", "train.tasks_per_step": 2},
     "bf16": {"train.precision": "bf16-mixed"},
+    "fp16": {"train.precision": "16-mixed"},
     "no clipping": {"optim.clip": None},
     "checkpointing": {"model.checkpointing": True},
 }
