@@ -177,6 +177,9 @@ class TrainConfig(Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """number format, in the words of Lightning Fabric; '16-mixed' (float16, with a scaled loss) is for GPUs without
     bfloat16"""
+    compile: Literal["default", "reduce-overhead"] | None = None
+    """compile encoders, blocks and decoders with torch.compile, in that mode of it ('reduce-overhead': with CUDA
+    graphs); the first steps then take minutes. null: do not"""
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     """device, in the words of Lightning Fabric"""
     devices: int = Field(1, ge=1, le=4096)

@@ -31,7 +31,14 @@ WEIGHTS = ("config", "step", "model")  # what is needed of them to use the model
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
 FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every", "train.keep", "train.patience"}
-FREE_KEYS |= {"train.skip_limit", "train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
+FREE_KEYS |= {
+    "train.skip_limit",
+    "train.compile",
+    "train.devices",
+    "train.nodes",
+    "train.strategy",
+    "train.shard_frozen",
+}
 FREE_KEYS |= {"metrics.lpips_weights", "metrics.fvd_weights"}
 # paths: what they lead to may have been moved
 MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|train\.init_from|own_tasks\.[^.]+\.files")

@@ -25,6 +25,7 @@ from unistd.training.balance import LossBalance
 from unistd.training.baseline import repeat_last_errors
 from unistd.training.best import save_best
 from unistd.training.checkpoints import Checkpoints, read_last
+from unistd.training.compiling import compile_parts, uncompiled
 from unistd.training.config import Config
 from unistd.training.data import Batch, passes_of, steps_of, steps_per_epoch, task_specs, train_loader
 from unistd.training.device import open_device
@@ -109,6 +110,7 @@ class Trainer:
             check_data(state.get("sources", {}), stored_units(state), datasets, source)
             model.load_state_dict(state["model"])  # while it is whole
         self.model = self.fabric.setup_module(model.to(self.fabric.device))
+        compile_parts(model, config.train)
         self.ranks, optimizer, self.schedule = self._optimizers(model, planned_steps)
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         trained = {task: self.specs[task] for task in config.learned}
@@ -206,7 +208,8 @@ class Trainer:
         config = self.config
         batch_size, workers = config.train.batch_size, config.data.workers
         to_device, processes = self.fabric.to_device, self.processes
-        found = evaluate(self.model, datasets, batch_size, workers, to_device, advance, processes=processes)
+        with uncompiled(self.config.train):
+            found = evaluate(self.model, datasets, batch_size, workers, to_device, advance, processes=processes)
         return values_of(found)
 
     def save(self, log: RunLog | None = None, regular: bool = False) -> None:
@@ -360,7 +363,7 @@ class Trainer:
         task = min(self.specs, key=lambda name: math.prod(self.specs[name].input_shape))
         frames = self.fabric.to_device(torch.zeros(1, *self.specs[task].input_shape))
         try:
-            with self.fabric.autocast():
+            with self.fabric.autocast(), uncompiled(self.config.train):
                 check_adapters(self.model.module, frames, task)
         except ValueError as error:
             raise TrainingError(str(error)) from None
