@@ -73,6 +73,9 @@ def train(options: argparse.Namespace, console: Console) -> int | None:
     processes.meet()
     read_networks(config)  # before hours of training that their files would spoil at the end
     run = Run(Path(config.run))
+    if options.profile:
+        _profile(config, run, console, processes)
+        return None
     with run.writing() if processes.first else nullcontext():
         resume = processes.of_first(lambda: _resumes(options, run))
         trainer = Trainer(config, run, console, resume, processes)
@@ -96,6 +99,15 @@ def train(options: argparse.Namespace, console: Console) -> int | None:
         if processes.first:
             _report(run, console)
     return None
+
+
+def _profile(config: Config, run: Run, console: Console, processes: Processes) -> None:
+    from unistd.profiling import profile_steps, show
+
+    with run.writing() if processes.first else nullcontext():
+        found = profile_steps(Trainer(config, run, console, processes=processes), run.profile)
+    if processes.first:
+        show(found, console)
 
 
 def _resumes(options: argparse.Namespace, run: Run) -> bool:
@@ -256,6 +268,8 @@ def build_parser() -> argparse.ArgumentParser:
     again = sub.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     again.add_argument("--restart", action="store_true", help="delete the run of that folder and start anew")
+    text = "take a few steps and say where their time goes; a run in that folder stays as it is"
+    again.add_argument("--profile", action="store_true", help=text)
     sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of single keys, see below")
 
     def of_run(function, text: str = "folder of a run") -> argparse.ArgumentParser:

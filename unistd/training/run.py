@@ -79,6 +79,11 @@ class Run:
         return self.folder / "report.html"
 
     @property
+    def profile(self) -> Path:
+        """trace of `unistd train --profile`, which is no training"""
+        return self.folder / "profile.json"
+
+    @property
     def exports(self) -> Path:
         return self.folder / "exports"
 
@@ -89,7 +94,8 @@ class Run:
         Raises RunInUse; OSError naming the folder or the file that is, say, a named pipe.
         """
         with locked(self.folder):
-            for file in (self.config, self.checkpoint, self.best, self.log, self.metrics, self.before, self.report):
+            results = (self.metrics, self.before, self.report, self.profile)
+            for file in (self.config, self.checkpoint, self.best, self.log, *results):
                 require(file, "a file", "nothing")
             for folder in (self.earlier, self.adapters, self.tensorboard, self.scores, self.exports):
                 require(folder, "a folder", "nothing")

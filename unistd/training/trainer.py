@@ -34,7 +34,7 @@ from unistd.training.evaluate import Results, evaluate, held_out, values_of
 from unistd.training.forgetting import write_before
 from unistd.training.formats import FORMAT
 from unistd.training.log import NoLog, RunLog, records_until
-from unistd.training.objective import Objective, task_weights
+from unistd.training.objective import Errors, Objective, task_weights
 from unistd.training.optim import build_optimizer, build_schedule, replan
 from unistd.training.parts import freeze_parts
 from unistd.training.precision import LossScale
@@ -158,7 +158,7 @@ class Trainer:
                 StopRequest(self.processes) as stop,
                 stop.noting_loss(),
                 progress,
-                closing(self._passes()) as batches,
+                closing(self.passes()) as batches,
             ):
                 if self.processes.first and log.lost:
                     self._say(f"{self.run.log}: {log.lost} records are missing, the run goes on without them")
@@ -310,7 +310,13 @@ class Trainer:
     def _train_step(self, passes: Sequence[Batch]) -> None:
         """Takes a step. Nothing is read from the device: what the step came to waits in the account."""
         self.ranks.begin_step(self.step)
-        errors = self.objective.backward(passes, self.ranks.penalty)
+        self.update(self.objective.backward(passes, self.ranks.penalty))
+        self.step += 1
+        if self.complete and not self.ranks.frozen:
+            self.ranks.freeze()
+
+    def update(self, errors: Errors) -> None:
+        """Moves weights and ranks along the gradient of a step, unless that is to be skipped."""
         self.scale.unscale([self.optimizer.optimizer, *([] if self.ranks.frozen else [self.ranks.optimizer])])
         norm, scale = self._clip_gradients(), self.scale.now()
         self.scale.update()
@@ -321,9 +327,6 @@ class Trainer:
         self.optimizer.zero_grad()
         self.ranks.end_step(skip)
         self.schedule.step()
-        self.step += 1
-        if self.complete and not self.ranks.frozen:
-            self.ranks.freeze()
 
     def _reading_due(self) -> bool:
         return self.complete or self.step % self.config.train.log_every == 0 or self.step % self.epoch_steps == 0
@@ -379,7 +382,7 @@ class Trainer:
         norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest, error_if_nonfinite=False)
         return gathered(norm) + self.ranks.gradient_norm()
 
-    def _passes(self) -> Iterator[Batch]:
+    def passes(self) -> Iterator[Batch]:
         """This process's passes of the steps to come. Where losses decide which samples an epoch has, they are asked
         for, also of the processes that load ahead, once the epoch before is done."""
         if self.balance is None:
