@@ -178,10 +178,11 @@ class Trainer:
                         if self.complete:
                             log.flush()
                     stop.check()
-                    self._validate(validation, log, stop)
-                    if self._checkpoint_due():
+                    validated, due = self._validate(validation, log, stop), self._checkpoint_due()
+                    if due:
                         self.save(log, regular=True)
-                    stop.check()
+                    if validated or due:  # which took a while; processes ask one another no more often than that
+                        stop.check()
             if self.step < self.steps:
                 found = self.validations
                 self._say(
