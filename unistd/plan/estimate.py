@@ -120,13 +120,15 @@ class Planner:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config, self.specs = config, task_specs(config)
+        self.config = config
+        self.specs = {task: spec for task, spec in task_specs(config).items() if task in config.learned}
         self._rehearsal = Rehearsal(config)
         trunk, adapter = model_sizes(config)
         self._depth = trunk.depth
-        own, experts, outside = count_parameters(config, self.specs, trunk, adapter)
-        self._weights = {TRUNK: 4 * own, ADAPTERS: 4 * experts, OUTSIDE: 4 * outside}  # bytes
-        self._trained = 4 * (experts + outside + (0 if config.model.pretrained else own))
+        every = count_parameters(config, task_specs(config), trunk, adapter)
+        self._weights = {TRUNK: 4 * every.trunk, ADAPTERS: 4 * every.adapters, OUTSIDE: 4 * sum(every.outside.values())}
+        trained = every.trained(config)
+        self._trained = 4 * (trained.trunk + trained.adapters + sum(trained.outside.values()))  # bytes
         self._steps: dict[tuple[tuple[str, ...], int, bool], Step] = {}
 
     def plan(

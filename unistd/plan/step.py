@@ -19,6 +19,7 @@ from unistd.plan.watch import Watch
 from unistd.training.config import Config
 from unistd.training.data import task_specs
 from unistd.training.optim import build_optimizer
+from unistd.training.parts import freeze_parts
 from unistd.training.run import model_sizes
 
 WEIGHTS, GRADIENTS, MOMENTS, FRAMES = "weights", "gradients", "optimizer's moments", "frames of a batch"
@@ -110,6 +111,7 @@ class _Model:
                 residual=config.model.residual,
                 load_pretrained=False,
             )
+        freeze_parts(self.model, config)
         self.watch, self._fake = Watch(), FakeTensorMode()
         with self._numberless():
             _with_shapes(self.model)
@@ -128,7 +130,7 @@ class _Model:
             self.watch.begin(FORWARD[0])
             self._train(batch)
             self.model.zero_grad()
-        peaks = {phase: _components(self.watch.peaks[phase]) for phase in PHASES}
+        peaks = {phase: _components(self.watch.peaks.get(phase, {})) for phase in PHASES}
         return Step(peaks, Counter(self.watch.operators))
 
     def _train(self, batch: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -170,7 +172,8 @@ class _Model:
 
         def trunk_begins(_, inputs: tuple[Tensor, ...]) -> None:
             watch.phase = BLOCKS
-            inputs[0].register_hook(begins("backward of encode"))
+            if inputs[0].requires_grad:  # else no encoder learns
+                inputs[0].register_hook(begins("backward of encode"))
 
         def trunk_ends(_, __, output: Tensor) -> None:
             watch.phase = "decode"

@@ -22,9 +22,14 @@ def part_of(name: str) -> str:
     return "adapters" if adapters else "trunk"
 
 
+def frozen_parts(config: Config) -> set[str]:
+    """The parts that do not learn by the config: `train.freeze`, and tasks that `train.only` leaves out."""
+    return {*config.train.freeze, *(task for task in config.tasks if task not in config.learned)}
+
+
 def freeze_parts(model: UniSTD, config: Config) -> None:
-    """Takes the gradients off all that is not to learn: `train.freeze`, and tasks that `train.only` leaves out."""
-    frozen = {*config.train.freeze, *(task for task in config.tasks if task not in config.learned)}
+    """Takes the gradients off all that is not to learn."""
+    frozen = frozen_parts(config)
     for name, parameter in model.named_parameters():
         if part_of(name) in frozen:
             parameter.requires_grad_(False)
