@@ -18,7 +18,7 @@ from fastmoe_lora import __version__
 from unistd.arguments import whole_number
 from unistd.data_commands import add_commands
 from unistd.files import write_text
-from unistd.forecast import npy_path, open_frames, write_forecast
+from unistd.forecast import files_of, new_files, npy_path, open_frames, write_forecast
 from unistd.launch import launch
 from unistd.messages import printable
 from unistd.model import UniSTD
@@ -28,6 +28,7 @@ from unistd.plan.command import plan
 from unistd.runs_command import add_runs_options, runs
 from unistd.schema import describe_keys
 from unistd.tasks import task_table
+from unistd.tasks.npy import open_npy
 from unistd.tasks.spec import nearest
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
@@ -44,6 +45,7 @@ from unistd.training.run import Run, find_run, read_run
 from unistd.training.settings import CONFIGS, dump_config, load_config
 from unistd.training.stop import StopRequest, StopRequested
 from unistd.training.trainer import Trainer
+from unistd.truth import lead_table, measure, open_truth
 
 # what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, MemoryError, CheckpointError, TrainingError, WorkerError)
@@ -198,18 +200,28 @@ def _say(console: Console, text: str | Text) -> None:
 
 
 def predict(options: argparse.Namespace, console: Console) -> None:
-    """Forecasts the frames that follow those of a file."""
+    """Forecasts the frames that follow those of a file, or of each file in a folder."""
     trained = read_run(options.run, options.checkpoint)
     device = open_device_or_cpu(trained.config.train, lambda line: _say(console, line)).device
     model, physical = trained.model.to(device), options.units == "physical"
     _check_task(options.task, model)
     if physical and options.task not in trained.units:
         raise CheckpointError(f"{trained.checkpoint}: of an earlier release, it does not say what the values mean")
-    frames = open_frames(options.input, model.tasks[options.task].input_shape)
-    output = npy_path(options.output)
-    gif = output.with_suffix(".gif") if options.gif else None
-    shape = write_forecast(model, options.task, frames, output, gif, physical, options.frames)
-    _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
+    spec = model.tasks[options.task]
+    together = os.path.isdir(options.input)
+    if together and options.truth is not None:
+        raise ValueError("--truth takes one --input file, expected no folder")
+    sources = files_of(options.input) if together else [Path(options.input)]
+    inputs = [open_frames(str(source), spec.input_shape) for source in sources]  # all, before the first is forecast
+    outputs = new_files(options.output, sources) if together else [npy_path(options.output)]
+    length = (options.frames or spec.frames_out, *spec.target_shape[1:])
+    truth = None if options.truth is None else open_truth(options.truth, (*inputs[0].shape[:-4], *length))
+    for frames, output in zip(inputs, outputs, strict=True):
+        gif = output.with_suffix(".gif") if options.gif else None
+        shape = write_forecast(model, options.task, frames, output, gif, physical, options.frames)
+        _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
+    if truth is not None:
+        console.print(lead_table(measure(open_npy(outputs[0]), truth, spec, physical), spec))
 
 
 def export(options: argparse.Namespace, console: Console) -> None:
@@ -284,9 +296,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = of_run(predict)
     sub.add_argument("--task", required=True, help="one of the run's tasks")
-    sub.add_argument("--input", required=True, metavar="FILE.npy", help="frames (Tin, C, H, W), or a batch of them")
-    text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so"
-    sub.add_argument("--output", required=True, metavar="FILE.npy", help=text)
+    text = "frames (Tin, C, H, W), or a batch of them; or a folder of such files"
+    sub.add_argument("--input", required=True, metavar="FILE.npy|FOLDER", help=text)
+    text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so. Of a"
+    text += " folder: a folder that receives files of the same names, none of which may be there"
+    sub.add_argument("--output", required=True, metavar="FILE.npy|FOLDER", help=text)
+    text = "the frames that came to be, of the forecast's shape: prints the errors per frame in the task's unit"
+    sub.add_argument("--truth", metavar="FILE.npy", help=text)
     text = "of input and forecast: normalised to [0, 1], or the physical unit that the run says its data have"
     sub.add_argument("--units", choices=("normalised", "physical"), default="normalised", help=text)
     text = "length of the forecast; beyond the task's own it goes on from what was forecast, and errors grow"

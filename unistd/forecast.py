@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unistd.files import write_atomically
+from unistd.files import require, write_atomically
 from unistd.model import UniSTD
 from unistd.tasks import TaskSpec
 from unistd.tasks.npy import NpyArray, open_npy
 
-_SAMPLES = 16  # forecast at once
+SAMPLES = 16  # forecast at once
+_DIGITS = re.compile(r"(\d+)", re.ASCII)
 _FAR = 1.5  # from the middle of [0, 1]: what lies beyond is in another unit
 
 
@@ -29,6 +32,35 @@ def open_frames(path: str, shape: tuple[int, ...]) -> NpyArray:
         expected = ", ".join(map(str, shape))
         raise ValueError(f"{path}: expected shape ({expected}) or (B, {expected}), found {str(frames.shape)[:100]}")
     return frames
+
+
+def files_of(folder: str) -> list[Path]:
+    """The .npy files in a folder, by name, numbers in names by their value; what is hidden does not count.
+
+    Raises ValueError where there are none, or others among them.
+    """
+    names = sorted(
+        (name for name in os.listdir(folder) if not name.startswith(".")),
+        key=lambda name: [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in _DIGITS.split(name)],
+    )
+    if other := next((name for name in names if not name.endswith(".npy")), None):
+        raise ValueError(f"{folder}: expected .npy files alone, found {other!r}")
+    if not names:
+        raise ValueError(f"{folder}: found no .npy file in it, expected frames")
+    return [Path(folder) / name for name in names]
+
+
+def new_files(folder: str, sources: Sequence[Path]) -> list[Path]:
+    """A file for each source's forecast, named as it, in a folder that is made where there is none.
+
+    Raises ValueError where one of them is there already.
+    """
+    files = [Path(os.path.realpath(folder)) / source.name for source in sources]
+    if there := next((file for file in files if os.path.lexists(file)), None):
+        raise ValueError(f"{there}: is there already, expected a folder without files of these names")
+    require(folder, "a folder", "nothing")
+    Path(folder).mkdir(exist_ok=True)
+    return files
 
 
 def npy_path(output: str) -> Path:
@@ -78,8 +110,8 @@ def write_forecast(
     def write(path: Path) -> None:
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for start in range(0, count, _SAMPLES):
-                inputs = _read(frames, start, min(start + _SAMPLES, count), single, spec, physical)
+            for start in range(0, count, SAMPLES):
+                inputs = read_samples(frames, start, min(start + SAMPLES, count), spec, physical)
                 forecast = roll_out(model, task, inputs.to(device), target[0]).cpu().numpy()
                 _check_forecast(forecast, frames, start)
                 values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
@@ -107,11 +139,12 @@ def roll_out(model: UniSTD, task: str, inputs: Tensor, count: int) -> Tensor:
     return frames[:, known : known + count]
 
 
-def _read(frames: NpyArray, start: int, stop: int, single: bool, spec: TaskSpec, physical: bool) -> Tensor:
+def read_samples(frames: NpyArray, start: int, stop: int, spec: TaskSpec, physical: bool) -> Tensor:
     """Samples [start:stop], (B, Tin, C, H, W) float32, normalised; NaN where the task may hold missing values.
 
     physical: the file is in the unit of the spec.
     """
+    single = len(frames.shape) == 4
     part = frames.rows(0, frames.shape[0])[None] if single else frames.rows(start, stop)
     low, high = (spec.offset, spec.offset + spec.scale) if physical else (0, 1)
     numbers = part.dtype.kind in ("iuf" if physical else "f")
