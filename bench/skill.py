@@ -28,6 +28,7 @@ from unistd.training.settings import load_config
 REAL = ("moving_mnist", "nyc_taxi", "traffic4cast_speed", "fmi_radar", "ersst", "kitti_grey", "weizmann")
 SUITES = {"demo": tuple(TASKS), "real": REAL}
 PAGE = ROOT / "bench" / "SKILL.md"
+SCREENED_AGAINST = ["optim.lr=0.001"]
 BATCH, TRAIN_SAMPLES, TEST_SAMPLES = 4, 1024, 64
 KEPT = ("mse", "psnr", "ssim", "vrmse", "csi", "nino")  # measures that are recorded
 
@@ -132,7 +133,14 @@ def write_pages(files: Sequence[Path], page: Path) -> None:
         report.draw(ledger, file.parent, file.stem)
         filled = between_markers(text, file.stem, report.section(ledger, file.stem))
         text = text if filled is None else filled
+    screening = Ledger(RESULTS / "screening.json", {})
+    text = between_markers(text, "screening", screened(screening)) or text
     page.write_text(text)
+
+
+def screened(ledger: Ledger) -> str:
+    """What the page says of the changes that were tried."""
+    return f"{report.screening_table(ledger, SCREENED_AGAINST)}\n\n{report.provenance(ledger)}"
 
 
 def _kept(values: dict) -> dict:

@@ -132,6 +132,25 @@ def _figure(stem: str, name: str) -> str:
     return f"![{stem}-{name}](results/{stem}-{name}.png)"
 
 
+def screening_table(ledger: Ledger, against: Sequence[str]) -> str:
+    """A row a change of UniSTD: its error on each task, and the geometric mean of these over those of the changes
+    `against`."""
+    tasks = tasks_of(ledger)
+    found = {tuple(run.changes): {} for run in ledger.runs}
+    for run in ledger.runs:
+        for task in run.tasks:
+            found[tuple(run.changes)].setdefault(task, []).append(share(ledger, run, task))
+    base = found[tuple(against)]
+    rows = []
+    for changes, cells in found.items():
+        over = geometric_mean([mean(cells[task]) / mean(base[task]) for task in tasks])
+        steps = mean(run.steps for run in ledger.find(changes=list(changes)))
+        row = [f"`{' '.join(changes) or 'as is'}`", *(_cell(cells[task]) for task in tasks), f"{over:.2f}"]
+        rows.append((over, [*row, f"{steps:.0f}"]))
+    head = ["", *tasks, f"over `{' '.join(against)}`", "steps"]
+    return markdown(head, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
+
+
 def rival_sentence(ledger: Ledger, rival: str, budget: str) -> str:
     """UniSTD's error over a rival's: on how many tasks it is smaller, and the geometric mean."""
     ratios = {}

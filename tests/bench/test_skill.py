@@ -120,3 +120,13 @@ def test_the_page_shows_what_was_recorded():
     for file in RESULTS.glob("skill*.json"):
         assert report.section(Ledger(file, {}), file.stem) in page
         assert json.loads(file.read_text())["machine"]["cpu"]
+    assert skill.screened(Ledger(RESULTS / "screening.json", {})) in page
+
+
+def test_a_change_is_set_beside_what_it_changes(contest):
+    contest.ledger.step_seconds = {"unistd taxibj": 0.6, "unistd taxibj optim.lr=0.5": 0.6}
+    for changes in ([], ["optim.lr=0.5"]):
+        contest.run("unistd", ["taxibj"], changes, "time", seed=0)
+    errors = [run.values["taxibj"]["mse"] for run in contest.ledger.runs]
+    row = next(line for line in report.screening_table(contest.ledger, []).splitlines() if "lr=0.5" in line)
+    assert row.split(" | ")[-2:] == [f"{errors[1] / errors[0]:.2f}", "1 |"]
