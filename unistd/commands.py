@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -17,8 +17,16 @@ from rich.text import Text
 from fastmoe_lora import __version__
 from unistd.arguments import whole_number
 from unistd.data_commands import add_commands
-from unistd.files import write_text
-from unistd.forecast import files_of, new_files, npy_path, open_frames, write_forecast
+from unistd.files import write_atomically, write_text
+from unistd.forecast import (
+    check_shape,
+    files_of,
+    forecast_into,
+    new_files,
+    npy_path,
+    open_frames,
+    write_forecast,
+)
 from unistd.launch import launch
 from unistd.messages import printable
 from unistd.model import UniSTD
@@ -27,6 +35,7 @@ from unistd.plan.command import add_options as add_plan_options
 from unistd.plan.command import plan
 from unistd.runs_command import add_runs_options, runs
 from unistd.schema import describe_keys
+from unistd.stream import arrays_of
 from unistd.tasks import task_table
 from unistd.tasks.npy import open_npy
 from unistd.tasks.spec import nearest
@@ -208,6 +217,9 @@ def predict(options: argparse.Namespace, console: Console) -> None:
     if physical and options.task not in trained.units:
         raise CheckpointError(f"{trained.checkpoint}: of an earlier release, it does not say what the values mean")
     spec = model.tasks[options.task]
+    if options.input == "-" or options.output == "-":
+        _predict_stream(options, model, physical, console)
+        return
     together = os.path.isdir(options.input)
     if together and options.truth is not None:
         raise ValueError("--truth takes one --input file, expected no folder")
@@ -222,6 +234,34 @@ def predict(options: argparse.Namespace, console: Console) -> None:
         _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
     if truth is not None:
         console.print(lead_table(measure(open_npy(outputs[0]), truth, spec, physical), spec))
+
+
+def _predict_stream(options: argparse.Namespace, model: UniSTD, physical: bool, console: Console) -> None:
+    """A forecast of each array of standard input, or of a file, one after the other."""
+    if options.truth is not None or options.gif:
+        raise ValueError("--truth and --gif take files, expected no '-'")
+    shape = model.tasks[options.task].input_shape
+    streamed = options.input == "-"
+    arrays = arrays_of(sys.stdin.buffer, "standard input") if streamed else [open_frames(options.input, shape)]
+    count = 0
+
+    def forecast_all(write: Callable[[bytes], object]) -> None:
+        nonlocal count
+        for frames in arrays:
+            count += 1
+            check_shape(frames, shape)
+            forecast_into(write, model, options.task, frames, physical, options.frames)
+
+    def write_file(path: Path) -> None:
+        with path.open("wb") as file:
+            forecast_all(file.write)
+
+    if options.output == "-":
+        forecast_all(sys.stdout.write_bytes)  # nothing else is printed: it would stand among the numbers
+    else:
+        output = npy_path(options.output)
+        write_atomically(output, write_file)
+        _say(console, f"forecasts of {count} arrays, one after the other: {output}")
 
 
 def export(options: argparse.Namespace, console: Console) -> None:
@@ -296,11 +336,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = of_run(predict)
     sub.add_argument("--task", required=True, help="one of the run's tasks")
-    text = "frames (Tin, C, H, W), or a batch of them; or a folder of such files"
-    sub.add_argument("--input", required=True, metavar="FILE.npy|FOLDER", help=text)
+    text = "frames (Tin, C, H, W), or a batch of them; a folder of such files; or - for arrays from standard input,"
+    text += " as numpy.save writes them, one after the other"
+    sub.add_argument("--input", required=True, metavar="FILE.npy|FOLDER|-", help=text)
     text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so. Of a"
-    text += " folder: a folder that receives files of the same names, none of which may be there"
-    sub.add_argument("--output", required=True, metavar="FILE.npy|FOLDER", help=text)
+    text += " folder: a folder that receives files of the same names, none of which may be there."
+    text += " - is standard output, to which each forecast is written as an array"
+    sub.add_argument("--output", required=True, metavar="FILE.npy|FOLDER|-", help=text)
     text = "the frames that came to be, of the forecast's shape: prints the errors per frame in the task's unit"
     sub.add_argument("--truth", metavar="FILE.npy", help=text)
     text = "of input and forecast: normalised to [0, 1], or the physical unit that the run says its data have"

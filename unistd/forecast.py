@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from unistd.files import require, write_atomically
 from unistd.model import UniSTD
+from unistd.stream import StreamedArray
 from unistd.tasks import TaskSpec
 from unistd.tasks.npy import NpyArray, open_npy
 
@@ -28,10 +30,16 @@ def open_frames(path: str, shape: tuple[int, ...]) -> NpyArray:
         ValueError: not such a file, of another shape, or of no sample.
     """
     frames = open_npy(Path(path))
+    check_shape(frames, shape)
+    return frames
+
+
+def check_shape(frames: NpyArray | StreamedArray, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless they are frames of `shape` (Tin, C, H, W), or a batch of one sample or more."""
     if frames.shape[-4:] != shape or len(frames.shape) > 5 or frames.shape[0] == 0:
         expected = ", ".join(map(str, shape))
-        raise ValueError(f"{path}: expected shape ({expected}) or (B, {expected}), found {str(frames.shape)[:100]}")
-    return frames
+        found = str(frames.shape)[:100]
+        raise ValueError(f"{frames.path}: expected shape ({expected}) or (B, {expected}), found {found}")
 
 
 def files_of(folder: str) -> list[Path]:
@@ -74,7 +82,6 @@ def npy_path(output: str) -> Path:
     return Path(os.path.realpath(output if output.endswith(".npy") else f"{output}.npy"))
 
 
-@torch.no_grad()
 def write_forecast(
     model: UniSTD,
     task: str,
@@ -98,33 +105,52 @@ def write_forecast(
             and offset span), NaN where the task may not miss values, or a forecast that is not finite.
         OSError: `output` or `gif` cannot be written; the message names it.
     """
-    spec, device = model.tasks[task], next(model.parameters()).device
-    single = len(frames.shape) == 4
-    count = 1 if single else frames.shape[0]
-    target = (count_out or spec.frames_out, *spec.target_shape[1:])
-    shape = target if single else (count, *target)
     for path in (output, gif):
         if path is not None and path.exists() and os.path.samefile(path, frames.path):
             raise ValueError(f"{path}: is the input, expected another file for the forecast")
 
+    shape: tuple[int, ...] = ()
+
     def write(path: Path) -> None:
+        nonlocal shape
         with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for start in range(0, count, SAMPLES):
-                inputs = read_samples(frames, start, min(start + SAMPLES, count), spec, physical)
-                forecast = roll_out(model, task, inputs.to(device), target[0]).cpu().numpy()
-                _check_forecast(forecast, frames, start)
-                values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
-                file.write(np.ascontiguousarray(values, "<f4").data)
-                if start == 0:
-                    first = np.concatenate([inputs[0], forecast[0]])
+            shape, first = forecast_into(file.write, model, task, frames, physical, count_out)
         if gif is not None:
             from unistd.report.pictures import save_gif  # matplotlib is slow to import
 
-            write_atomically(gif, lambda path: save_gif(path, first, spec))
+            write_atomically(gif, lambda path: save_gif(path, first, model.tasks[task]))
 
     write_atomically(output, write)
     return shape
+
+
+@torch.no_grad()
+def forecast_into(
+    write: Callable[[bytes], object],
+    model: UniSTD,
+    task: str,
+    frames: NpyArray | StreamedArray,
+    physical: bool = False,
+    count_out: int | None = None,
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """As `write_forecast`, into what takes bytes; returns the forecast's shape and the first sample, input and
+    forecast, normalised."""
+    spec, device = model.tasks[task], next(model.parameters()).device
+    single = len(frames.shape) == 4
+    count = 1 if single else frames.shape[0]
+    target = (count_out or spec.frames_out, *spec.target_shape[1:])
+    shape, header = target if single else (count, *target), BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    write(header.getvalue())
+    for start in range(0, count, SAMPLES):
+        inputs = read_samples(frames, start, min(start + SAMPLES, count), spec, physical)
+        forecast = roll_out(model, task, inputs.to(device), target[0]).cpu().numpy()
+        _check_forecast(forecast, frames, start)
+        values = forecast * np.float32(spec.scale) + np.float32(spec.offset) if physical else forecast
+        write(np.ascontiguousarray(values, "<f4").tobytes())
+        if start == 0:
+            first = np.concatenate([inputs[0], forecast[0]])
+    return shape, first
 
 
 def roll_out(model: UniSTD, task: str, inputs: Tensor, count: int) -> Tensor:
@@ -139,7 +165,7 @@ def roll_out(model: UniSTD, task: str, inputs: Tensor, count: int) -> Tensor:
     return frames[:, known : known + count]
 
 
-def read_samples(frames: NpyArray, start: int, stop: int, spec: TaskSpec, physical: bool) -> Tensor:
+def read_samples(frames: NpyArray | StreamedArray, start: int, stop: int, spec: TaskSpec, physical: bool) -> Tensor:
     """Samples [start:stop], (B, Tin, C, H, W) float32, normalised; NaN where the task may hold missing values.
 
     physical: the file is in the unit of the spec.
@@ -163,7 +189,7 @@ def read_samples(frames: NpyArray, start: int, stop: int, spec: TaskSpec, physic
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _check_forecast(forecast: np.ndarray, frames: NpyArray, start: int) -> None:
+def _check_forecast(forecast: np.ndarray, frames: NpyArray | StreamedArray, start: int) -> None:
     finite = np.isfinite(forecast).reshape(len(forecast), -1).all(1)
     if not finite.all():
         raise ValueError(

@@ -33,6 +33,12 @@ class StandardOutput:
         self._try(self._stream.write, text)
         return len(text)
 
+    def write_bytes(self, data: bytes) -> None:
+        """Writes what is no text, at once."""
+        self.flush()
+        self._try(self._stream.buffer.write, data)
+        self.flush()
+
     def flush(self) -> None:
         self._try(self._stream.flush)
 
