@@ -144,7 +144,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize(("kill", "words"), MOMENTS.values(), ids=MOMENTS)
 def test_signals_end_every_command_and_leave_its_files_whole(copy, kill, words, signum):
     np.save(copy / "in.npy", np.zeros((3, 1, 16, 16), np.float32))
