@@ -17,7 +17,7 @@ test: setup
 
 # Runs that are killed and go on, compared file by file with one that was not; minutes.
 test-faults: setup
-	$(BIN)/python -m pytest tests/faults/kills.py
+	$(BIN)/python -m pytest tests/faults/kills.py tests/faults/two_processes.py
 
 # The page "what works with what": the tests that show it, then the page of their marks.
 works-with: setup
