@@ -38,6 +38,7 @@ class UniSTD(nn.Module):
         adapter: experts and ranks; the defaults are the paper's.
         hidden: channels of the encoders' and decoders' convolutions at half the frame's size.
         residual: the decoders forecast the change from the last input frame, zero at the start.
+        skips: the decoders also see the frames and the encoders' first features, at their own size.
         checkpointing: in training, recompute each block in the backward pass instead of keeping its activations.
         load_pretrained: False leaves `pretrained` unread: for a model whose weights come from a checkpoint.
 
@@ -55,6 +56,7 @@ class UniSTD(nn.Module):
         adapter: AdapterConfig | None = None,
         hidden: int = 32,
         residual: bool = False,
+        skips: bool = False,
         checkpointing: bool = False,
         load_pretrained: bool = True,
     ) -> None:
@@ -67,10 +69,10 @@ class UniSTD(nn.Module):
             self.trunk_config = trunk_config(trunk, pretrained)
         adapter, width = adapter or AdapterConfig(), self.trunk_config.width
         layers = LayerFactory(weights, frozen=pretrained is not None)
-        self.encoders = nn.ModuleDict({name: Encoder(spec, width, hidden) for name, spec in self.tasks.items()})
+        self.encoders = nn.ModuleDict({name: Encoder(spec, width, hidden, skips) for name, spec in self.tasks.items()})
         self.trunk = Trunk(self.trunk_config, adapter, layers, checkpointing)
         self.decoders = nn.ModuleDict(
-            {name: Decoder(spec, width, hidden, residual) for name, spec in self.tasks.items()}
+            {name: Decoder(spec, width, hidden, residual, skips) for name, spec in self.tasks.items()}
         )
         for name, spec in self.tasks.items():
             self.register_buffer(f"positions_{name}", sinusoidal_positions(*spec.grid, width), persistent=False)
@@ -109,14 +111,13 @@ class UniSTD(nn.Module):
         for name, value in frames.items():
             self._check_frames(name, value)
         frames = {name: fill_missing(value) if self.tasks[name].missing else value for name, value in frames.items()}
-        tokens = {name: self._encode(name, value) for name, value in frames.items()}
+        encoded = {name: self.encoders[name](value) for name, value in frames.items()}
+        tokens = {name: value + self.get_buffer(f"positions_{name}") for name, (value, _) in encoded.items()}
         shapes = {name: (value.shape[0], value.shape[1]) for name, value in tokens.items()}
         features = unpack(self.trunk(*pack(tokens)), shapes)
-        return {name: self.decoders[name](features[name], value[:, -1]) for name, value in frames.items()}
-
-    def _encode(self, name: str, frames: Tensor) -> Tensor:
-        """(B, Tin, C, H, W) -> (B, N, width)"""
-        return self.encoders[name](frames) + self.get_buffer(f"positions_{name}")
+        return {
+            name: self.decoders[name](features[name], value[:, -1], encoded[name][1]) for name, value in frames.items()
+        }
 
     def _check_frames(self, name: str, frames: Tensor) -> None:
         if name not in self.tasks:

@@ -109,6 +109,7 @@ class _Model:
                 adapter=adapter,
                 hidden=config.model.hidden,
                 residual=config.model.residual,
+                skips=config.model.skips,
                 load_pretrained=False,
             )
         freeze_parts(self.model, config)

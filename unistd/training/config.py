@@ -111,6 +111,8 @@ class ModelConfig(Section):
     """recompute each block in the backward pass instead of keeping its activations: less memory, more time"""
     residual: bool = True
     """the decoder forecasts the change from the last input frame instead of the frame itself"""
+    skips: bool = False
+    """the decoder also sees the frames and its encoder's first features: see bench/SKILL.md for what that brings"""
 
     @model_validator(mode="after")
     def _ranks_fit(self) -> Self:

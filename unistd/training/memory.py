@@ -94,7 +94,11 @@ def count_parameters(
     """The parameters of a model that is not made."""
     with torch.device("meta"):
         model = UniSTD(
-            list(specs.values()), dataclasses.replace(trunk, depth=1), adapter=adapter, hidden=config.model.hidden
+            list(specs.values()),
+            dataclasses.replace(trunk, depth=1),
+            adapter=adapter,
+            hidden=config.model.hidden,
+            skips=config.model.skips,
         )
     own = sum(torch.Size(shape).numel() for shape in expected_shapes(trunk).values())
     outside = {task: _size(model.encoders[task]) + _size(model.decoders[task]) for task in specs}

@@ -151,6 +151,7 @@ def build_model(config: Config, load_pretrained: bool = True, training: bool = F
         adapter=adapter,
         hidden=options.hidden,
         residual=options.residual,
+        skips=options.skips,
         checkpointing=options.checkpointing,
         load_pretrained=load_pretrained,
     )

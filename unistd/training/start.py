@@ -50,7 +50,7 @@ def start_from(model: UniSTD, config: Config, folder: str) -> Start:
             if found != expected:
                 raise CheckpointError(f"{source}: {name!r} is {found}, expected {expected} as in this config's model")
             ours[name] = theirs[name]
-    if extra := next((name for name in theirs if name not in ours and task_of(name) is None), None):
+    if extra := next((name for name in theirs if name not in ours and task_of(name) in (None, *known)), None):
         raise CheckpointError(f"{source}: has {extra!r}, expected only parts that this config's model has")
     model.load_state_dict(ours)
     kept = ", ".join(["trunk", "adapters", *known])

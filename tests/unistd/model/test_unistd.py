@@ -120,7 +120,7 @@ def test_task_gates_are_the_mean_of_the_routers():
     for value in gates.values():
         torch.testing.assert_close(value.sum(-1), torch.ones(value.shape[0]))
     first = model.trunk.blocks[0]
-    tokens = model.encoders["rain"](frames) + model.positions_rain
+    tokens = model.encoders["rain"](frames)[0] + model.positions_rain
     expected = first.attention.qkv.router_gates(first.norm1(model.trunk.norm_in(tokens))).mean(dim=(0, 1))
     torch.testing.assert_close(gates["trunk.blocks.0.attention.qkv"], expected.float())
     assert model.training

@@ -93,3 +93,12 @@ def test_a_smaller_trunk_leaves_nothing_out_in_silence(tmp_path, capsys, learned
     config = continued(tmp_path / "next", tmp_path / "deep")
     capsys.readouterr()
     assert "expected only parts that this config's model has" in refusal_of(capsys, "train", "--config", config)
+
+
+def test_skips_that_another_run_learned_are_not_left_out_in_silence(tmp_path, capsys):
+    skipping = write(tmp_path / "skipping", {"tasks": ["kth"], "model.skips": True})
+    assert main(["train", "--config", str(skipping)]) == 0
+    assert any("skip_frames" in name for name in open_run(tmp_path / "skipping")[2].state_dict())
+    config = continued(tmp_path / "next", tmp_path / "skipping")
+    capsys.readouterr()
+    assert "has 'decoders.kth.skip_frames.weight'" in refusal_of(capsys, "train", "--config", config)
