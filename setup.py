@@ -84,6 +84,7 @@ setup(
         ],
         "dev": [
             "hypothesis>=6",
+            "mypy>=2.4",
             "ninja",
             "onnx>=1.17",
             "onnxruntime>=1.20",

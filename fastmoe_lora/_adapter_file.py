@@ -148,15 +148,15 @@ def read_tensors(
         raise ValueError(
             f"{where}: not the numbers that were saved: their {CHECKSUM} is {found}, expected {_checks.shown(expected)}"
         )
-    found = {name: {key: tensors[stored] for key, stored in keys.items()} for name, keys in states.items()}
+    states_found = {name: {key: tensors[stored] for key, stored in keys.items()} for name, keys in states.items()}
     for name, layer in layers.items():
-        if wrong := fault(layer, found[name]):
+        if wrong := fault(layer, states_found[name]):
             raise ValueError(f"{where}: layer {name!r}: {wrong}")
     beside = {name: tensors[name] for name in described.also}
     for name, value in beside.items():
         if wrong := number_fault(name, value, others[name]):
             raise ValueError(f"{where}: {wrong}")
-    return found, beside
+    return states_found, beside
 
 
 def check_interpolation(file: Path, described: Description, layers: Layers, states: Mapping[str, Any]) -> None:

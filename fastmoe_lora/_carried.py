@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .frozen_linear import FrozenLinear
 
-_HOOKS = ("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks")
+_HOOKS: tuple[str, ...] = ("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks")
 _HOOKS += ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks")
 _HOOKS += ("_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks")
 _HOOKS += ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
@@ -92,7 +92,8 @@ def note(module: nn.Module, kind: str, former: dict[str, Any]) -> None:
 
 def notes(module: nn.Module) -> dict[str, dict[str, Any]]:
     """What was noted, which is then forgotten: kind -> name -> value."""
-    return vars(module).pop(_BEFORE, {})
+    noted: dict[str, dict[str, Any]] = vars(module).pop(_BEFORE, {})
+    return noted
 
 
 def restore(model: nn.Module) -> None:
@@ -101,7 +102,7 @@ def restore(model: nn.Module) -> None:
         for kind, values in notes(module).items():
             for attribute, value in values.items():
                 if kind == "learns":
-                    module._parameters[attribute].requires_grad_(value)
+                    module.get_parameter(attribute).requires_grad_(value)
                 else:
                     setattr(module, attribute, value)
 
@@ -137,7 +138,7 @@ class _Original:
             owner, _, attribute = name.rpartition(".")
             module.get_submodule(owner)._parameters[attribute] = new.get_parameter(theirs)
         for name in self.other:
-            mine, parameter = module._parameters[name], new.original_parameter(name)
+            mine, parameter = module._parameters[name], new.original_parameter(name)  # type: ignore[operator] # a method
             if mine is None:
                 module._parameters[name] = parameter
             else:  # others hold it

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ def whole(name: str, value: Any, fits: Callable[[int], bool], expected: str) -> 
     """A whole number that ``fits``; TypeError for floats, bools and all else, ValueError for one that does not."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: got {shown(value)}, expected a whole number, {expected}")
-    if not fits(value):
+    number = int(value)
+    if not fits(number):
         raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
-    return int(value)
+    return number
 
 
 def number(name: str, value: Any, fits: Callable[[float], bool], expected: str) -> float:
@@ -70,6 +71,10 @@ def factory(device: Any, dtype: Any) -> dict[str, Any]:
     return {"device": device, "dtype": dtype}
 
 
+@overload
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str: ...
+@overload
+def one_of(name: str, value: Any, choices: Iterable[str | None]) -> str | None: ...
 def one_of(name: str, value: Any, choices: Iterable[str | None]) -> str | None:
     """One of these strings (or None); ValueError names the nearest."""
     choices = tuple(choices)
@@ -89,7 +94,8 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str
 
 def model(value: Any) -> nn.Module:
     """The argument ``model``."""
-    return instance("model", value, nn.Module, "an nn.Module")
+    module: nn.Module = instance("model", value, nn.Module, "an nn.Module")
+    return module
 
 
 def rank_fault(ranks: Tensor, max_rank: int, whole: bool) -> str | None:

@@ -14,7 +14,7 @@ from . import _checks
 LARGEST = 8 << 20  # bytes of a description or a header: room for thirty thousand layers
 
 
-def folder(name: str, path: str | os.PathLike) -> Path:
+def folder(name: str, path: str | os.PathLike[str]) -> Path:
     """The argument ``name`` as the name of a folder. Raises TypeError or ValueError."""
     _checks.instance(name, path, (str, os.PathLike), "a path")
     text = os.fspath(path)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
     from .layer import RAMoELinear
 
 _layers: WeakSet[RAMoELinear] = WeakSet()
-_hooks: list = []
+_hooks: list[RemovableHandle] = []
 
 
 def active_column_table(ranks: Tensor, max_rank: int) -> Tensor | None:
@@ -52,7 +53,7 @@ def still(rank: Tensor) -> Tensor:
     return rank.detach() + 0.0 * rank if rank.requires_grad else rank
 
 
-def _drop_gradients(optimizer: Optimizer, arguments: tuple, options: dict) -> None:
+def _drop_gradients(optimizer: Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     for layer in _layers:
         if layer.ranks_whole:
             layer.rank.grad = None

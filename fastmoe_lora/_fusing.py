@@ -73,7 +73,7 @@ def _check_alone(model: nn.Module, found: list[Group]) -> None:
 
 def built(group: Group, options: Mapping[str, Any]) -> tuple[RAMoEFusedLinear, list[RAMoEPart]]:
     """The joined layer and what stands in for each; nothing is changed yet."""
-    linears = [group.parent.get_submodule(member) for member in group.members]
+    linears: list[Any] = [group.parent.get_submodule(member) for member in group.members]  # nn.Linear, see above
     for name, linear in zip(group.names, linears, strict=True):
         for key in ("weight", "bias"):
             if not isinstance(getattr(linear, key), nn.Parameter | None):

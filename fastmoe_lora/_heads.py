@@ -1,5 +1,7 @@
 """What nn.MultiheadAttention does between its projections: masks as it takes them, heads, weights."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +11,7 @@ from ._tracing import untraced
 
 
 @untraced
-def check_call(query, key, value, features: tuple[int, int, int], batch_first: bool) -> None:
+def check_call(query: Any, key: Any, value: Any, features: tuple[int, int, int], batch_first: bool) -> None:
     """That these are (B, N, L) or (N, B, L) by ``batch_first``, or (N, L), alike but for N and the ``features``."""
     for name, tensor, width in zip(("query", "key", "value"), (query, key, value), features, strict=True):
         if isinstance(tensor, Tensor) and tensor.is_nested:
@@ -38,12 +40,11 @@ def merged_mask(
     batch, rows = query.shape[:2]
     merged = None
     if attn_mask is not None:
-        shapes = ((rows, tokens), (batch * heads, rows, tokens))
-        mask = _additive("attn_mask", attn_mask, shapes, query)
+        mask = _additive("attn_mask", attn_mask, ((rows, tokens), (batch * heads, rows, tokens)), query)
         merged = mask if mask.dim() == 2 else mask.unflatten(0, (batch, heads))
     if key_padding_mask is not None:
-        shapes = ((batch, tokens),) if batched else ((tokens,),)
-        mask = _additive("key_padding_mask", key_padding_mask, shapes, query).view(batch, 1, 1, tokens)
+        shape = (batch, tokens) if batched else (tokens,)
+        mask = _additive("key_padding_mask", key_padding_mask, (shape,), query).view(batch, 1, 1, tokens)
         merged = mask if merged is None else merged + mask
     return merged
 
@@ -65,14 +66,15 @@ def attend_with_weights(
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_head: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return by_head
 
 
 def _joined(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def _additive(name: str, mask, shapes: tuple[tuple[int, ...], ...], query: Tensor) -> Tensor:
+def _additive(name: str, mask: Any, shapes: tuple[tuple[int, ...], ...], query: Tensor) -> Tensor:
     if not (isinstance(mask, Tensor) and (mask.dtype == torch.bool or mask.is_floating_point())):
         raise TypeError(f"{name}: got {_checks.shown(mask)}, expected a tensor of bool or of floats")
     if tuple(mask.shape) not in shapes:

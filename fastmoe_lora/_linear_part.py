@@ -24,4 +24,4 @@ def linear_part(linear: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | None]:
         _carried.check_forward(linear)
     except ValueError as error:
         raise ValueError(f"linear: {error}") from None
-    return linear.weight, linear.bias
+    return linear.weight, linear.bias  # type: ignore[return-value] # looked through above

@@ -10,8 +10,8 @@ from typing import Any
 from . import _checks, _files
 
 _NEEDED = ("peft_type", "r", "lora_alpha", "target_modules")
-_READ = (*_NEEDED, "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "exclude_modules")
-_READ += ("modules_to_save", "layers_to_transform", "layers_pattern")
+_READ: tuple[str, ...] = (*_NEEDED, "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights")
+_READ += ("exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
 _LONGEST_PATTERN = 1000  # characters
 # What says nothing about the output: where it came from, how it was trained, options of options that are refused.
 _OF_TRAINING = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config"}
@@ -42,14 +42,14 @@ class LoraConfig:
         return not layers or (index is not None and int(index[1]) in layers)
 
     def rank(self, name: str) -> int:
-        return self._of_pattern("rank_pattern", "r", name)
+        rank: int = self._of_pattern("rank_pattern", "r", name)
+        return rank
 
     def scaling(self, name: str) -> float:
         """The factor on ``B A x``."""
         rank = self.rank(name)
-        return self._of_pattern("alpha_pattern", "lora_alpha", name) / (
-            math.sqrt(rank) if self.values["use_rslora"] else rank
-        )
+        alpha: float = self._of_pattern("alpha_pattern", "lora_alpha", name)
+        return alpha / (math.sqrt(rank) if self.values["use_rslora"] else rank)
 
     def _of_pattern(self, patterns: str, default: str, name: str) -> Any:
         """As PEFT: the first key that is the end of the name, a regular expression, decides."""

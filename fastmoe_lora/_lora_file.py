@@ -59,12 +59,12 @@ def read(folder: Path, model: nn.Module, leave_out: Iterable[str]) -> LoraFile:
         _check_targets(where, config, model, {match[1] for match in map(_KEY.fullmatch, ours) if match})
         for name in pairs:
             try:
-                _check_shapes(name, model, config.rank(name), lambda half, name=name: opened.get_slice(ours[half]))
+                _check_shapes(name, model, config.rank(name), lambda half: opened.get_slice(ours[half]))
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
         modules = {
-            name: LowRank(*(opened.get_tensor(ours[half]) for half in _halves(name)), config.scaling(name))
-            for name in pairs
+            name: LowRank(opened.get_tensor(ours[a]), opened.get_tensor(ours[b]), config.scaling(name))
+            for name, (a, b) in zip(pairs, map(_halves, pairs), strict=True)
         }
     for name, added in modules.items():
         for half, value in zip(_halves(name), (added.A, added.B), strict=True):
@@ -76,7 +76,7 @@ def read(folder: Path, model: nn.Module, leave_out: Iterable[str]) -> LoraFile:
 def features(module: nn.Module) -> tuple[int, int]:
     """(in, out) of a module that LoRA can be moved from; ValueError for another one."""
     if conv1d_class(module):
-        return module.nx, module.nf
+        return module.nx, module.nf  # type: ignore[return-value] # a Conv1D's are numbers
     if not isinstance(module, nn.Linear):
         raise ValueError(f"is for a {type(module).__name__} of the model, expected an nn.Linear or Conv1D")
     return module.in_features, module.out_features

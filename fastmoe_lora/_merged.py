@@ -1,6 +1,7 @@
 """The weight that a layer has in the place of its own and its adapters, while they are merged."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Merged:
             raise ValueError(f"{self._named}, and has changed since, expected unmerge(model) and merge anew")
         return self.weight
 
-    def apply(self, layer: "RAMoELinear", function) -> None:
+    def apply(self, layer: "RAMoELinear", function: Callable[[Tensor], Tensor]) -> None:
         """``function``, which was applied to the layer's tensors, on the weight."""
         self.weight = function(self.weight)
         self.renew(layer)
@@ -78,7 +79,7 @@ def _set_learning(layer: nn.Module, names: list[str], learns: bool) -> None:
         layer.get_parameter(name).requires_grad_(learns)
 
 
-def _state(layer: "RAMoELinear") -> tuple:
+def _state(layer: "RAMoELinear") -> tuple[Any, ...]:
     """Differs once the numbers or options differ that a merged weight is made of."""
     tensors = (layer.weight, layer.lora_A, layer.lora_B, layer.rank)
     versions = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]

@@ -9,6 +9,8 @@ Shapes: M tokens, K = in_features, N = out_features, S splits, E experts, R maxi
 """
 
 import sys
+from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch.nn import Parameter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import _checks
+from ._signature import BackwardOperands, ForwardOperands
 from ._tracing import untraced
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -26,10 +29,9 @@ _known_columns = WeakIdKeyDictionary()  # table -> (its version, E * R) that its
 
 
 @untraced
-def check_call(
-    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, autocast
-) -> None:
-    """Arguments of `ramoe_linear`. ``autocast``: x and all parameters will be cast."""
+def check_call(operands: tuple[Any, ...], autocast: bool) -> None:
+    """Arguments of `ramoe_linear`, whatever they are. ``autocast``: x and all parameters will be cast."""
+    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed = operands
     _check_numbers(top_k, scaling, dropout)
     _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
     splits, experts, max_rank, _ = lora_A.shape
@@ -56,12 +58,11 @@ def check_call(
     _check_columns(columns, experts * max_rank)
 
 
-def check_forward(
-    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, masters
-) -> None:
+def check_forward(operands: ForwardOperands, masters: bool) -> None:
     """Operands of ``ramoe_forward``. ``masters``: weight and bias may be float32 whatever x is."""
+    x, _, _, lora_A, _, _, gates, router_weight, _, top_k, scaling, dropout, _ = operands
     _check_matrix("x", x)
-    _check_operands(x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, dropout, seed, masters)
+    _check_operands(operands, masters)
     _check_numbers(top_k or None, scaling, dropout)
     _check_choice(gates, router_weight)
     experts = lora_A.shape[1]
@@ -69,13 +70,14 @@ def check_forward(
         raise ValueError(f"top_k: got {top_k}, expected 0 (all) to {experts} (the number of experts)")
 
 
-def check_backward(
-    grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, scaling, dropout, seed, needs,
-    masters,
-) -> None:  # fmt: skip
+def check_backward(operands: BackwardOperands, masters: bool) -> None:
     """Operands of ``ramoe_backward``."""
+    grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank = operands[:10]
+    scaling, dropout, seed, needs = operands[10:]
     _check_matrix("x", x)
-    _check_operands(x, weight, None, lora_A, lora_B, diag, gates, router_weight, columns, dropout, seed, masters)
+    _check_operands(
+        (x, weight, None, lora_A, lora_B, diag, gates, router_weight, columns, 0, scaling, dropout, seed), masters
+    )
     _check_numbers(None, scaling, dropout)
     splits, experts, max_rank, _ = lora_A.shape
     width = experts * max_rank if columns is None else columns.shape[1]
@@ -90,7 +92,7 @@ def check_backward(
 
 
 @untraced
-def check_linear(x, weight, bias, autocast) -> None:
+def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None, autocast: bool) -> None:
     """Arguments of `frozen_linear`: those of ``torch.nn.functional.linear`` for a weight of two dimensions."""
     check_dense("x", x)
     _check_place("weight", weight, x)
@@ -114,7 +116,7 @@ def check_linear(x, weight, bias, autocast) -> None:
         raise TypeError(f"{name}: got {tensor.dtype}, expected x's {x.dtype}")
 
 
-def check_linear_backward(grad_y, weight) -> None:
+def check_linear_backward(grad_y: Tensor, weight: Tensor) -> None:
     """Operands of ``frozen_linear_backward``."""
     _check_matrix("grad_y", grad_y)
     _check_place("weight", weight, grad_y)
@@ -123,25 +125,30 @@ def check_linear_backward(grad_y, weight) -> None:
         raise ValueError(f"grad_y: got shape {tuple(grad_y.shape)}, expected {weight.shape[0]} columns (weight's rows)")
 
 
-def check_tensor(name: str, tensor) -> None:
+def check_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {_checks.shown(tensor)}, expected a tensor")
 
 
-def check_undistributed(x, weight, bias, lora_A, lora_B, diag) -> None:
-    """Raises TypeError for a DTensor: what a layer makes beside its operands is not laid out over processes."""
+def check_undistributed(operands: tuple[Tensor | None, ...]) -> None:
+    """Of the first six: raises TypeError for a DTensor, since what a layer makes beside its operands is not laid out
+    over processes."""
     names = ("x", "weight", "bias", "lora_A", "lora_B", "rank")
-    for name, tensor in zip(names, (x, weight, bias, lora_A, lora_B, diag), strict=True):
+    for name, tensor in zip(names, operands, strict=True):
         if hasattr(tensor, "device_mesh"):
             raise TypeError(f"{name}: got a DTensor, expected a plain tensor (FSDP2 gathers those of a layer it wraps)")
 
 
+@overload
+def plain(tensor: Tensor) -> Tensor: ...
+@overload
+def plain(tensor: None) -> None: ...
 def plain(tensor: Tensor | None) -> Tensor | None:
     """As operators take it: contiguous, and written out where torch only notes a sign (of imaginary parts)."""
     return None if tensor is None else tensor.contiguous().resolve_neg()
 
 
-def _check_numbers(top_k, scaling, dropout) -> None:
+def _check_numbers(top_k: Any, scaling: Any, dropout: Any) -> None:
     """That these are numbers, and in the range that does not depend on anything else."""
     if top_k is not None and (not isinstance(top_k, (int, torch.SymInt)) or isinstance(top_k, bool)):
         raise TypeError(f"top_k: got {_checks.shown(top_k)}, expected a whole number or None")
@@ -154,20 +161,22 @@ def _check_numbers(top_k, scaling, dropout) -> None:
         raise ValueError(f"dropout: got {dropout}, expected 0 to below 1")
 
 
-def _check_place(name: str, tensor, x: Tensor) -> None:
+def _check_place(name: str, tensor: Any, x: Tensor) -> None:
     check_tensor(name, tensor)
     if tensor.device != x.device:
         raise ValueError(f"{name}: got a tensor on {tensor.device}, expected x's {x.device}")
 
 
-def check_dense(name: str, tensor) -> None:
+def check_dense(name: str, tensor: Any) -> None:
     check_tensor(name, tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         found = "a nested tensor" if tensor.is_nested else f"a tensor of layout {tensor.layout}"
         raise TypeError(f"{name}: got {found}, expected a dense one (torch.strided)")
 
 
-def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns) -> None:
+def _check_shapes(
+    x: Any, weight: Any, bias: Any, lora_A: Any, lora_B: Any, diag: Any, router_weight: Any, columns: Any
+) -> None:
     check_dense("x", x)
     _check_place("weight", weight, x)
     _check_place("lora_A", lora_A, x)
@@ -183,7 +192,7 @@ def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
     if out_features % splits:
         raise ValueError(f"weight: got {out_features} rows, expected a multiple of lora_A's {splits} splits")
     check_tensor("diag", diag)
-    expected = (
+    shapes = (
         ("weight", weight, weight.shape),
         ("lora_A", lora_A, (splits, experts, max_rank, in_features)),
         ("lora_B", lora_B, (splits, experts, out_features // splits, max_rank)),
@@ -191,7 +200,7 @@ def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
         ("bias", bias, (out_features,)),
         ("router_weight", router_weight, (splits * experts, in_features)),
     )
-    for name, tensor, shape in expected:
+    for name, tensor, shape in shapes:
         if tensor is None and name in ("bias", "router_weight"):
             continue
         _check_place(name, tensor, x)
@@ -208,7 +217,7 @@ def _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
             raise TypeError(f"columns: got {columns.dtype}, expected torch.int32")
 
 
-def _check_dtypes(x, weight, bias, lora_A, masters) -> None:
+def _check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor, masters: bool) -> None:
     if x.dtype not in DTYPES:
         raise TypeError(f"x: got {x.dtype}, expected one of {DTYPES}")
     for name, tensor in (("weight", weight), ("bias", bias)):
@@ -218,19 +227,19 @@ def _check_dtypes(x, weight, bias, lora_A, masters) -> None:
         raise TypeError(f"lora_A: got {lora_A.dtype}, expected x's {x.dtype} or torch.float32")
 
 
-def _check_dtypes_alike(lora_A, lora_B, router_weight) -> None:
+def _check_dtypes_alike(lora_A: Tensor, lora_B: Tensor, router_weight: Tensor | None) -> None:
     for name, tensor in (("lora_B", lora_B), ("router_weight", router_weight)):
         if tensor is not None and tensor.dtype != lora_A.dtype:
             raise TypeError(f"{name}: got {tensor.dtype}, expected lora_A's {lora_A.dtype}")
 
 
-def _check_choice(gates, router_weight) -> None:
+def _check_choice(gates: object, router_weight: object) -> None:
     if (gates is None) == (router_weight is None):
         got = "neither" if gates is None else "both"
         raise ValueError(f"gates, router_weight: got {got}, expected exactly one of them")
 
 
-def _check_randomness(dropout, seed, x) -> None:
+def _check_randomness(dropout: float, seed: Tensor | None, x: Tensor) -> None:
     if seed is not None:
         _check_place("seed", seed, x)
         check_dense("seed", seed)
@@ -268,9 +277,9 @@ def _check_columns(columns: Tensor | None, width: int) -> None:
     _known_columns[columns] = state
 
 
-def _check_operands(
-    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, dropout, seed, masters
-) -> None:
+def _check_operands(operands: ForwardOperands, masters: bool) -> None:
+    """What forward and backward have in common."""
+    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, _, _, dropout, seed = operands
     _check_shapes(x, weight, bias, lora_A, lora_B, diag, router_weight, columns)
     _check_dtypes(x, weight, bias, lora_A, masters)
     _check_dtypes_alike(lora_A, lora_B, router_weight)
@@ -289,7 +298,7 @@ def _check_operands(
     _check_columns(columns, experts * max_rank)
 
 
-def _check_matrix(name: str, tensor) -> None:
+def _check_matrix(name: str, tensor: Any) -> None:
     check_dense(name, tensor)
     if tensor.dim() != 2 or not tensor.is_contiguous():
         raise ValueError(
@@ -297,7 +306,7 @@ def _check_matrix(name: str, tensor) -> None:
         )
 
 
-def _check_exact(name: str, tensor, shape, dtype: torch.dtype, x: Tensor) -> None:
+def _check_exact(name: str, tensor: Any, shape: Sequence[int], dtype: torch.dtype, x: Tensor) -> None:
     _check_place(name, tensor, x)
     check_dense(name, tensor)
     if tensor.shape != shape:
@@ -308,7 +317,7 @@ def _check_exact(name: str, tensor, shape, dtype: torch.dtype, x: Tensor) -> Non
         raise ValueError(f"{name}: got strides {tensor.stride()}, expected a contiguous tensor")
 
 
-def expandable(shape, full) -> bool:
+def expandable(shape: Sequence[int], full: Sequence[int]) -> bool:
     """Whether a tensor of ``shape`` can be broadcast to the shape ``full``."""
     missing = len(full) - len(shape)
     return missing >= 0 and all(a in (1, b) for a, b in zip(shape, full[missing:], strict=True))

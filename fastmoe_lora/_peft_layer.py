@@ -17,7 +17,7 @@ ADAPTERS = "ramoe_adapters"
 class Experts(RAMoELinear):
     """The adapters of one layer of PEFT's, with weight and bias of the base layer, which holds them."""
 
-    def __init__(self, base: nn.Module, options: dict[str, Any]):
+    def __init__(self, base: Any, options: dict[str, Any]):
         weight = base.weight
         super().__init__(*features(base), True, device=weight.device, dtype=weight.dtype, **options)
         for name in ("weight", "bias"):
@@ -26,12 +26,14 @@ class Experts(RAMoELinear):
         self.train(base.training)
 
     @property
-    def weight(self) -> Tensor:
-        return turned(self._holder[0], self._holder[0].weight)
+    def weight(self) -> Tensor:  # type: ignore[override] # computed, where the layer's own is a parameter
+        base = self._holder[0]
+        return turned(base, base.weight)
 
     @property
-    def bias(self) -> Tensor | None:
-        return self._holder[0].bias
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        bias: Tensor | None = self._holder[0].bias
+        return bias
 
 
 class RAMoELayer(nn.Module, BaseTunerLayer):
@@ -42,7 +44,7 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer: Any = base_layer  # a linear layer or a Conv1D
         self.ramoe_adapters = nn.ModuleDict()
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
@@ -63,14 +65,15 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
     def active(self) -> RAMoELinear | None:
         """The adapters that are added here, None if the active ones have none for this layer."""
         names = [name for name in self.active_adapters if name in self.ramoe_adapters]
-        return self.ramoe_adapters[names[0]] if names else None
+        return self._experts(names[0]) if names else None
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """``(..., in) -> (..., out)``; ``gates`` as in `RAMoELinear`."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = None if self.disable_adapters or self.merged else self.active
-        return self.base_layer(x) if active is None else active(x, gates)
+        y: Tensor = self.base_layer(x) if active is None else active(x, gates)
+        return y
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the active adapters, of a single expert, to the base weight, in float32, rounded once."""
@@ -78,7 +81,7 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
         for name in names:
             if self.merged or name not in self.ramoe_adapters:
                 continue
-            weight = self._merged_weight(self.ramoe_adapters[name])
+            weight = self._merged_weight(self._experts(name))
             if safe_merge and not bool(weight.isfinite().all()):
                 raise ValueError(f"merge: adapter {name!r} makes a weight that is not finite")
             self._unmerged = self.base_layer.weight.data
@@ -90,6 +93,11 @@ class RAMoELayer(nn.Module, BaseTunerLayer):
         if self.merged:
             self.base_layer.weight.data, self._unmerged = self._unmerged, None
             self.merged_adapters.clear()
+
+    def _experts(self, name: str) -> Experts:
+        experts = self.ramoe_adapters[name]
+        assert isinstance(experts, Experts)
+        return experts
 
     def _merged_weight(self, experts: Experts) -> Tensor:
         weight = merged_weight("of merge", experts, torch.ones(experts.splits, 1, dtype=torch.float64))

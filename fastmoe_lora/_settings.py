@@ -51,7 +51,8 @@ def settings_fault(layer: RAMoELinear, value: Any, frozen: bool) -> str | None:
 
 def rank_window(value: Tensor) -> float:
     """The rank window of `settings`."""
-    return _decoded(value)["rank_window"]
+    window: float = _decoded(value)["rank_window"]
+    return window
 
 
 def _decoded(value: Tensor) -> dict[str, Any]:

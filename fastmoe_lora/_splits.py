@@ -1,7 +1,7 @@
 """Splits of different widths, as operators take them: units of one width, several of which may belong to a split."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ def units_of(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(width // unit if unit else 1 for width in widths)
 
 
+@overload
+def by_unit(tensor: Tensor, units: Sequence[int], dim: int = 0) -> Tensor: ...
+@overload
+def by_unit(tensor: None, units: Sequence[int], dim: int = 0) -> None: ...
 def by_unit(tensor: Tensor | None, units: Sequence[int], dim: int = 0) -> Tensor | None:
     """What there is for each split along ``dim``, for each unit; the gradient of a split is the sum of its units'."""
     if tensor is None or max(units) == 1:

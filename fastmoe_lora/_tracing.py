@@ -8,18 +8,19 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @contextmanager
 def paused() -> Iterator[None]:
     """Nothing in here is recorded by a trace that is going on."""
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined] # not among torch's stubs
     try:
         yield
     finally:
-        torch._C._set_tracing_state(state)
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def untraced(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -27,7 +28,7 @@ def untraced(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def call(*arguments: _P.args, **options: _P.kwargs) -> _R:
-        if not torch.jit.is_tracing():
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call] # torch has it without types
             return function(*arguments, **options)
         with paused():
             return function(*arguments, **options)

@@ -4,7 +4,7 @@ import ast
 import inspect
 import operator
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -17,11 +17,16 @@ Path = tuple[str, ...]  # attributes from a module down; "*" is an index that is
 _ASKED = {"dtype", "device", "shape", "size", "dim", "ndim", "numel", "is_cuda", "is_meta", "requires_grad", "layout"}
 _ASKED |= {"is_quantized", "element_size", "stride", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 _ASKING_CALLS = {"isinstance", "hasattr", "type", "id", "len", "print", "to", "type_as"}
-_COMPARISONS = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le}
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+}
 _COMPARISONS |= {ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not}
 _UNKNOWN = object()
 # PyTorch's fused inference, which is switched off where there are adapters (`_fused_paths`).
-_EXEMPT = {nn.TransformerEncoder.forward, nn.TransformerEncoderLayer.forward}
+_EXEMPT: set[Callable[..., Any]] = {nn.TransformerEncoder.forward, nn.TransformerEncoderLayer.forward}
 
 
 class Read(NamedTuple):
@@ -51,7 +56,7 @@ def weight_reads(module: nn.Module, settings: Mapping[str, Any]) -> list[Read]:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(function: FunctionType) -> ast.FunctionDef | None:
+def _parsed(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -81,7 +86,7 @@ class _Scan:
     def __init__(self, module: nn.Module, settings: Mapping[str, Any]):
         self.module, self.settings = module, settings
         self.reads: list[Read] = []
-        self._seen: set[tuple[FunctionType, frozenset]] = set()
+        self._seen: set[tuple[FunctionType, frozenset[tuple[int | str, frozenset[Path]]]]] = set()
 
     def function(self, function: FunctionType, given: Mapping[int | str, set[Path]]) -> None:
         """Scans ``function`` whose arguments ``given``, by place or name, are parts of the module."""
@@ -101,7 +106,7 @@ class _Scan:
             return self.settings[path[0]]
         value: Any = self.module
         for name in path:
-            if name == "*" or (isinstance(value, nn.Module) and name in _changing(type(value))):
+            if name == "*" or (isinstance(value, nn.Module) and name in _changing(type(value))):  # type: ignore[arg-type] # a class is hashable
                 return _UNKNOWN
             try:
                 value = getattr(value, name)
@@ -145,7 +150,7 @@ class _Function:
         for path in self.paths(node):
             if path[-1:] == ("weight",) and not _only_asks(node, parent):
                 where = f"{self.code.__qualname__} ({self.code.__code__.co_filename.rpartition('/')[2]}, "
-                line = self.code.__code__.co_firstlineno + node.lineno - 1
+                line = self.code.__code__.co_firstlineno + getattr(node, "lineno", 1) - 1
                 self.scan.reads.append(Read(path[:-1], f"{where}line {line})"))
         if isinstance(node, ast.IfExp):
             decided = self.truth(node.test)
@@ -193,17 +198,17 @@ class _Function:
 
     def bind_each(self, target: ast.AST, iterable: ast.AST) -> None:
         """A loop's variables: the elements of what is looped over."""
-        called = isinstance(iterable, ast.Call)
-        name = _name_of(iterable.func) if called else ""
-        if name in ("enumerate", "zip", "items") and isinstance(target, ast.Tuple):
-            over = [iterable.func.value] if name == "items" else iterable.args
-            for one, each in zip(target.elts[0 if name == "zip" else 1 :], over, strict=False):
-                self.bind_each(one, each)
-            return
-        if called and name in ("children", "values", "modules"):
-            iterable = iterable.func.value
-        elif called and name in ("reversed", "list", "tuple", "iter") and iterable.args:
-            iterable = iterable.args[0]
+        if isinstance(iterable, ast.Call):
+            function, arguments, name = iterable.func, iterable.args, _name_of(iterable.func)
+            if name in ("enumerate", "zip", "items") and isinstance(target, ast.Tuple):
+                over = [function.value] if isinstance(function, ast.Attribute) and name == "items" else arguments
+                for one, each in zip(target.elts[0 if name == "zip" else 1 :], over, strict=False):
+                    self.bind_each(one, each)
+                return
+            if isinstance(function, ast.Attribute) and name in ("children", "values", "modules"):
+                iterable = function.value
+            elif name in ("reversed", "list", "tuple", "iter") and arguments:
+                iterable = arguments[0]
         if isinstance(iterable, (ast.Tuple, ast.List)):
             for element in iterable.elts:
                 self.bind(target, element)
@@ -213,7 +218,8 @@ class _Function:
     def call(self, node: ast.Call) -> None:
         """Follows a call of the module's own methods, and of any function that is handed a part of the module."""
         given: dict[int | str, set[Path]] = {}
-        arguments = [*enumerate(node.args), *((keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg)]
+        arguments: list[tuple[int | str, ast.expr]] = [*enumerate(node.args)]
+        arguments += ((keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg)
         for place, argument in arguments:
             if paths := {path for path in self.paths(argument) if path[-1:] != ("weight",)}:
                 given[place] = paths

@@ -51,7 +51,7 @@ def scattered(value: Tensor, like: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     value = value.to(like.device, like.dtype)
-    return distribute_tensor(value, like.device_mesh, like.placements)
+    return distribute_tensor(value, like.device_mesh, like.placements)  # type: ignore[attr-defined] # a DTensor
 
 
 def writes(tensors: Iterable[Tensor]) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 from torch import nn
 
 from . import _carried, _checks, _fusing
+from ._carried import conv1d_class
 from ._fused_paths import layer_calls
 from ._weight_reads import weight_reads
 from .attention import attention_class
-from .conv1d import RAMoEConv1D, conv1d_class
+from .conv1d import RAMoEConv1D
 from .layer import RAMoELinear
 from .ranks import ramoe_layers
 
@@ -101,8 +102,7 @@ def _adapters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     try:
-        kind = _kind(module)
-        new = kind.sharing(module, **options)
+        new: nn.Module = _kind(module).sharing(module, **options)
         _carried.check(module, new)
         return new
     except (TypeError, ValueError) as error:
@@ -110,7 +110,9 @@ def _adapted(name: str, module: nn.Module, options: Mapping[str, Any]) -> nn.Mod
         raise refusal(f"rules: {name!r}: {error}") from None
 
 
-def _kind(module: nn.Module) -> type[nn.Module]:
+def _kind(module: Any) -> Any:
+    """The class of ours that stands in for the module's."""
+    # One of those with `sharing`, each of which takes modules of its own kind.
     if isinstance(module, nn.Linear):
         return RAMoELinear
     return RAMoEConv1D if conv1d_class(module) else attention_class(module)

@@ -15,6 +15,9 @@ class _Attention(nn.Module):
     """nn.MultiheadAttention's call, around the projections that a subclass names in ``inputs``."""
 
     inputs: tuple[str, ...]  # the layers that queries, keys and values come from
+    proj: RAMoELinear
+    kdim: int
+    vdim: int
     # nn.MultiheadAttention's attributes that are the same here for all. With the last, the fused inference path of
     # nn.TransformerEncoderLayer, which reads the weights and would pass the adapters by, leaves this attention alone.
     bias_k = bias_v = None
@@ -31,9 +34,9 @@ class _Attention(nn.Module):
         for name, layer in layers.items():
             outputs = parts * width if name in self.inputs else width
             features = width if name in ("qkv", "q", "proj") else layer.in_features
-            got, expected = (layer.in_features, layer.out_features), (features, outputs)
-            if got != expected:
-                raise ValueError(f"{name}: got {got} features, in and out, expected {expected}")
+            got, right = (layer.in_features, layer.out_features), (features, outputs)
+            if got != right:
+                raise ValueError(f"{name}: got {got} features, in and out, expected {right}")
             if layer.router_kind is None:
                 raise ValueError(f"{name}: got a layer with router=None, expected a router: nobody hands in gates")
         expected = f"a divisor of the width {width}"
@@ -54,6 +57,11 @@ class _Attention(nn.Module):
         for name in (*cls.inputs, "proj"):
             getattr(module, name).freeze_base_()
         return module
+
+    @classmethod
+    def sharing(cls, attention: nn.MultiheadAttention, **options: Any) -> Self:
+        """As `from_attention`, with nothing frozen yet."""
+        raise NotImplementedError
 
     @property
     def out_proj(self) -> RAMoELinear:
@@ -98,6 +106,10 @@ class _Attention(nn.Module):
             return (out if self.batch_first else out.transpose(0, 1)), weights
         return out.squeeze(0), weights
 
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads."""
+        raise NotImplementedError
+
     def _batch_first(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
             return x.unsqueeze(0)
@@ -117,6 +129,7 @@ class RAMoESelfAttention(_Attention):
     """
 
     inputs = ("qkv",)
+    qkv: RAMoELinear
     q_proj_weight = k_proj_weight = v_proj_weight = None
 
     def __init__(self, qkv: RAMoELinear, proj: RAMoELinear, num_heads: int, batch_first: bool, dropout: float = 0.0):
@@ -151,21 +164,26 @@ class RAMoESelfAttention(_Attention):
             return self_attention(self.qkv(query), self.num_heads, mask, self.qkv.backend)
         return super()._attended(query, key, value, mask, dropout)
 
-    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if query is key is value:
-            return self.qkv(query).chunk(3, -1)
+            q, k, v = self.qkv(query).chunk(3, -1)
+            return q, k, v
         if key is value:
-            return self._thirds(query, 0, 1), *self._thirds(key, 1, 3).chunk(2, -1)
+            k, v = self._thirds(key, 1, 3).chunk(2, -1)
+            return self._thirds(query, 0, 1), k, v
         if query is key:  # a position was added to both
-            return *self._thirds(query, 0, 2).chunk(2, -1), self._thirds(value, 2, 3)
+            q, k = self._thirds(query, 0, 2).chunk(2, -1)
+            return q, k, self._thirds(value, 2, 3)
         return self._thirds(query, 0, 1), self._thirds(key, 1, 2), self._thirds(value, 2, 3)
 
     def _thirds(self, x: Tensor, first: int, last: int) -> Tensor:
         """Thirds first to last - 1 of the layer's output: queries, keys, values."""
         splits, odd = divmod(self.qkv.splits, 3)
         if not odd:
-            return self.qkv(x, part=(first * splits, last * splits))
-        return self.qkv(x)[..., first * self.embed_dim : last * self.embed_dim]
+            part: Tensor = self.qkv(x, part=(first * splits, last * splits))
+            return part
+        whole: Tensor = self.qkv(x)
+        return whole[..., first * self.embed_dim : last * self.embed_dim]
 
 
 class RAMoECrossAttention(_Attention):
@@ -176,6 +194,9 @@ class RAMoECrossAttention(_Attention):
     """
 
     inputs = ("q", "k", "v")
+    q: RAMoELinear
+    k: RAMoELinear
+    v: RAMoELinear
     in_proj_weight = in_proj_bias = None
 
     def __init__(
@@ -197,10 +218,10 @@ class RAMoECrossAttention(_Attention):
         _check_attention(attention)
         if attention.in_proj_weight is not None:
             raise ValueError("attention: got one with a fused QKV weight, expected RAMoESelfAttention")
-        biases = (None,) * 3
+        biases: list[Any] = [None] * 3
         if attention.in_proj_bias is not None:
-            biases = (nn.Parameter(b, requires_grad=False) for b in attention.in_proj_bias.detach().chunk(3))
-        weights = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+            biases = [nn.Parameter(b, requires_grad=False) for b in attention.in_proj_bias.detach().chunk(3)]
+        weights: tuple[Any, ...] = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
         options = {**options, "splits": 1}
         layers = []
         for weight, bias in zip(weights, biases, strict=True):
@@ -213,10 +234,10 @@ class RAMoECrossAttention(_Attention):
 
     def given_back(self) -> dict[str, Tensor]:
         """Parameters of ``nn.MultiheadAttention`` that are here in parts."""
-        biases = [layer.bias for layer in (self.q, self.k, self.v)]
-        return {} if None in biases else {"in_proj_bias": torch.cat([bias.detach() for bias in biases])}
+        biases = [layer.bias.detach() for layer in (self.q, self.k, self.v) if layer.bias is not None]
+        return {"in_proj_bias": torch.cat(biases)} if len(biases) == 3 else {}
 
-    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.q(query), self.k(key), self.v(value)
 
 

@@ -21,7 +21,7 @@ class RAMoEConv1D(RAMoELinear):
     other_form = ("weight",)  # see `original_parameter`
 
     @classmethod
-    def sharing(cls, linear: nn.Module, **options: Any) -> Self:
+    def sharing(cls, linear: Any, **options: Any) -> Self:
         """As `from_linear`, with nothing frozen yet but the weight, of which this has a copy."""
         if conv1d_class(linear) is None:
             raise TypeError(f"linear: got {_checks.shown(linear)}, expected a Conv1D of transformers")
@@ -47,11 +47,11 @@ class RAMoEConv1D(RAMoELinear):
         """What a parameter of the layer that this stands in for is by now, which here has another form."""
         return _turned(getattr(self, name))
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = destination[f"{prefix}weight"].T
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         weight = state_dict.get(f"{prefix}weight")
         if isinstance(weight, Tensor) and weight.dim() == 2:
             with torch.no_grad():

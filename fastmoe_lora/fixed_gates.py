@@ -22,7 +22,7 @@ def fixed_gates(model: nn.Module, gates: Sequence[float] | Tensor) -> Iterator[N
     layers = named_layers(model)
     fixed = {layer: layer_gates(name, layer, gates).float() for name, layer in layers.items()}
 
-    def hand_in(layer: nn.Module, arguments: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def hand_in(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         names = ("x", "gates", "part")
         given = {**dict(zip(names, arguments, strict=False)), **options}
         first, last = given.get("part") or (0, layer.splits)

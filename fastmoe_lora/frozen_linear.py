@@ -1,6 +1,6 @@
 """FrozenLinear: an ``nn.Linear`` that is not trained, with its weight packed for the processor."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -53,31 +53,36 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
             _operands.check_linear(x, weight, bias, autocast)  # names an argument that is no tensor
             raise
         if y is not None:
-            return y
+            packed: Tensor = y
+            return packed
     _operands.check_linear(x, weight, bias, autocast)
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     if not (on_cpu and frozen and x.numel() and weight.numel()) or decomposes(x, weight, bias):
         return F.linear(x, weight, bias)
     rows = x.to(dtype).reshape(-1, x.shape[-1])
     if autocast:
-        weight, bias = (p if p is None or p.dtype == torch.float32 else p.to(dtype) for p in (weight, bias))
-    y = torch.ops.fastmoe_lora.frozen_linear(*map(_operands.plain, (rows, weight, bias)))
-    return y.view(*x.shape[:-1], weight.shape[0])
+        weight = weight if weight.dtype == torch.float32 else weight.to(dtype)
+        bias = bias if bias is None or bias.dtype == torch.float32 else bias.to(dtype)
+    plain = _operands.plain
+    matrix: Tensor = torch.ops.fastmoe_lora.frozen_linear(plain(rows), plain(weight), plain(bias))
+    return matrix.view(*x.shape[:-1], weight.shape[0])
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return load("cpu").linear(x, weight, bias)
+    y: Tensor = load("cpu").linear(x, weight, bias)
+    return y
 
 
 def _backward(grad_y: Tensor, weight: Tensor) -> Tensor:
-    return load("cpu").linear_backward(grad_y, weight)
+    grad_x: Tensor = load("cpu").linear_backward(grad_y, weight)
+    return grad_x
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[1])
 
 
-def _autograd(ctx, grad_y: Tensor) -> tuple[Tensor, None, None]:
+def _autograd(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None, None]:
     (weight,) = ctx.saved_tensors
     return torch.ops.fastmoe_lora.frozen_linear_backward(_operands.plain(grad_y), weight), None, None
 
@@ -86,16 +91,16 @@ _LIBRARY.impl("frozen_linear", _forward, "CPU")
 _LIBRARY.impl("frozen_linear_backward", _backward, "CPU")
 
 
-@torch.library.register_fake("fastmoe_lora::frozen_linear", lib=_LIBRARY)
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     _operands.check_linear(x, weight, bias, autocast=True)
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-@torch.library.register_fake("fastmoe_lora::frozen_linear_backward", lib=_LIBRARY)
-def _(grad_y: Tensor, weight: Tensor) -> Tensor:
+def _backward_fake(grad_y: Tensor, weight: Tensor) -> Tensor:
     _operands.check_linear_backward(grad_y, weight)
     return grad_y.new_empty(grad_y.shape[0], weight.shape[1])
 
 
+torch.library.register_fake("fastmoe_lora::frozen_linear", _forward_fake, lib=_LIBRARY)
+torch.library.register_fake("fastmoe_lora::frozen_linear_backward", _backward_fake, lib=_LIBRARY)
 torch.library.register_autograd("fastmoe_lora::frozen_linear", _autograd, setup_context=_setup_context, lib=_LIBRARY)

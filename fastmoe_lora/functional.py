@@ -1,11 +1,13 @@
 """The layer as a function: arguments checked, precision settled, then one operator call."""
 
 import math
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from . import _operands, backends, ops
+from ._signature import CallOperands, ForwardOperands
 from ._tracing import sizes
 from .backends import packed, reference
 
@@ -62,31 +64,35 @@ def ramoe_linear(
     if on_cpu and ops.is_eager(operands) and not _has_truths(top_k, scaling, dropout):
         compiled = backends.load("cpu").ramoe_linear
         try:
-            y = compiled(x, dtype, autocast, *operands[1:])
+            y: Tensor | None = compiled(x, dtype, autocast, *operands[1:])
         except (RuntimeError, TypeError):
-            _operands.check_call(*operands, autocast)  # names an argument that is no tensor or number
+            _operands.check_call(operands, autocast)  # names an argument that is no tensor or number
             raise
         except OverflowError:  # a whole number that C++ has no room for
             y = None
         if y is not None:
             return y
-    _operands.check_call(*operands, autocast)
+    _operands.check_call(operands, autocast)
     if ops.decomposes(*operands[:7]):
-        _operands.check_undistributed(*operands[:6])
+        _operands.check_undistributed(operands[:6])
         backend, on_cpu = "reference" if backend == "reference" else "decomposed", False
     if not autocast:
-        return _linear(*operands, backend)
+        return _linear(operands, backend)
     with torch.autocast(x.device.type, enabled=False):
-        frozen = (_to_master(p, dtype, on_cpu) for p in frozen)
-        *adapters, router_weight = (_to_master(p, dtype) for p in (*adapters, router_weight))
-        return _linear(x.to(dtype), *frozen, *adapters, diag, gates, router_weight, *rest, backend)
+        frozen = _to_master(weight, dtype, on_cpu), _to_master(bias, dtype, on_cpu)
+        adapters = _to_master(lora_A, dtype), _to_master(lora_B, dtype)
+        return _linear((x.to(dtype), *frozen, *adapters, diag, gates, _to_master(router_weight, dtype), *rest), backend)
 
 
-def _has_truths(top_k, scaling, dropout) -> bool:
+def _has_truths(top_k: object, scaling: object, dropout: object) -> bool:
     """Whether one of the numbers is True or False, which C++ would take for 1 or 0."""
     return top_k.__class__ is bool or scaling.__class__ is bool or dropout.__class__ is bool
 
 
+@overload
+def _to_master(parameter: Tensor, dtype: torch.dtype, masters: bool = True) -> Tensor: ...
+@overload
+def _to_master(parameter: None, dtype: torch.dtype, masters: bool = True) -> None: ...
 def _to_master(parameter: Tensor | None, dtype: torch.dtype, masters: bool = True) -> Tensor | None:
     """Under autocast adapters stay float32, and so does the weight where it is rounded when it is packed, once
     (``masters``: the "cpu" backend); everything else is cast along with x."""
@@ -95,31 +101,25 @@ def _to_master(parameter: Tensor | None, dtype: torch.dtype, masters: bool = Tru
     return parameter.to(dtype)
 
 
-def _linear(
-    x,
-    weight,
-    bias,
-    lora_A,
-    lora_B,
-    diag,
-    gates,
-    router_weight,
-    columns,
-    top_k,
-    scaling,
-    dropout,
-    seed,
-    backend,
-) -> Tensor:
+def _linear(operands: CallOperands, backend: str) -> Tensor:
+    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed = operands
     precision = torch.promote_types(x.dtype, torch.float32)
     splits, experts = sizes(lora_A)[:2]
     leading = x.shape[:-1]
     tokens = math.prod(leading)
     if gates is not None:
         gates = gates.expand(*leading, splits, experts).reshape(tokens, splits, experts).to(precision)
-    arguments = (
-        *map(_operands.plain, (x.reshape(tokens, x.shape[-1]), weight, bias, lora_A, lora_B, diag.to(precision))),
-        *map(_operands.plain, (gates, router_weight, columns)),
+    plain = _operands.plain
+    arguments: ForwardOperands = (
+        plain(x.reshape(tokens, x.shape[-1])),
+        plain(weight),
+        plain(bias),
+        plain(lora_A),
+        plain(lora_B),
+        plain(diag.to(precision)),
+        plain(gates),
+        plain(router_weight),
+        plain(columns),
         top_k if top_k and top_k < experts else 0,
         float(scaling),
         float(dropout),

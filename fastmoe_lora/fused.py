@@ -39,7 +39,7 @@ class RAMoEFusedLinear(RAMoELinear):
         widths = [linear.out_features for linear in linears]
         joined = nn.Linear(features[0], sum(widths), device="meta")
         joined.weight = nn.Parameter(torch.cat(weights), requires_grad=False)
-        joined.bias = None
+        joined.bias = None  # type: ignore[assignment] # torch allows it
         if any(linear.bias is not None for linear in linears):
             biases = (_bias(linear) for linear in linears)
             joined.bias = nn.Parameter(torch.cat(list(biases)), requires_grad=False)
@@ -55,7 +55,8 @@ class RAMoEFusedLinear(RAMoELinear):
             if not shared.parts and mode[0] == shared.hooks:
                 shared.fill(x, mode, self._parts(x))
                 return shared.taken(index)
-        return self(x, part=(index, index + 1))
+        own: Tensor = self(x, part=(index, index + 1))
+        return own
 
     def _parts(self, x: Tensor) -> list[Tensor]:
         """The outputs of all layers. One call; but splits of several widths are computed unit by unit, the low-rank
@@ -105,7 +106,7 @@ class RAMoEPart(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        return self._rows(self.layer.bias) if self._biased else None
+        return self._rows(self.layer.bias) if self._biased and self.layer.bias is not None else None
 
     def _rows(self, whole: Tensor) -> Tensor:
         first = sum(self.layer.widths[: self.index])
@@ -119,7 +120,14 @@ class RAMoEPart(nn.Module):
         return nn.Parameter(getattr(self, name).detach().clone(), requires_grad=False)
 
     def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         for name in ("weight", "bias"):
             mine = getattr(self, name)
@@ -142,17 +150,22 @@ class RAMoEPart(nn.Module):
 class _Shared:
     """What has been computed for all layers while the parent runs, and of which tensor."""
 
-    def __init__(self):
+    x: Tensor | None
+    version: int
+    mode: tuple[Any, ...]
+    parts: dict[int, Tensor]
+
+    def __init__(self) -> None:
         self.hooks = _saving_hooks()
         self._clear()
 
     def _clear(self) -> None:
         self.x, self.version, self.mode, self.parts = None, 0, (), {}
 
-    def is_of(self, x: Tensor, mode: tuple) -> bool:
+    def is_of(self, x: Tensor, mode: tuple[Any, ...]) -> bool:
         return x is self.x and x._version == self.version and mode == self.mode
 
-    def fill(self, x: Tensor, mode: tuple, parts: Sequence[Tensor]) -> None:
+    def fill(self, x: Tensor, mode: tuple[Any, ...], parts: Sequence[Tensor]) -> None:
         self.x, self.version, self.mode, self.parts = x, x._version, mode, dict(enumerate(parts))
 
     def taken(self, index: int) -> Tensor:
@@ -165,7 +178,7 @@ class _Shared:
 class _Running(threading.local):
     """The parents that run in this thread: the layer -> what they share."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now: dict[RAMoEFusedLinear, _Shared] = {}
 
 
@@ -177,7 +190,7 @@ def _saving_hooks() -> Any:
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
-def _mode() -> tuple:
+def _mode() -> tuple[Any, ...]:
     """What else decides what a call computes and records."""
     autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
     dtypes = tuple(torch.get_autocast_dtype(kind) for kind, on in zip(("cpu", "cuda"), autocast, strict=True) if on)
@@ -185,9 +198,13 @@ def _mode() -> tuple:
 
 
 def _in_parts(y: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...]
     if not y.numel():
-        return y.split(widths, -1)
-    return _Parts.apply(y, widths) if y.requires_grad else _Parts.cut(y, widths)
+        parts = y.split(widths, -1)
+    else:
+        cut = _Parts.apply if y.requires_grad else _Parts.cut
+        parts = cut(y, widths)
+    return parts
 
 
 class _Parts(torch.autograd.Function):
@@ -204,11 +221,11 @@ class _Parts(torch.autograd.Function):
         )
 
     @staticmethod
-    def forward(ctx, y: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, y: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
         return _Parts.cut(y, widths)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return torch.cat(grads, -1), None
 
 

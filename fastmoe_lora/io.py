@@ -20,7 +20,7 @@ _TENSORS = "adapters.safetensors"
 _CONFIG = "adapters.json"
 
 
-def save_adapters(model: nn.Module, path: str | os.PathLike, also: Iterable[str] | None = None) -> None:
+def save_adapters(model: nn.Module, path: str | os.PathLike[str], also: Iterable[str] | None = None) -> None:
     """Writes the adapters of all RA-MoE layers, without the weights they adapt, into the folder ``path``.
 
     ``also``: patterns (shell style: ``["head.*"]``) over the names of other parameters and buffers to write with them,
@@ -61,7 +61,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike, also: Iterable[str]
     _files.write(folder, contents)
 
 
-def load_adapters(model: nn.Module, path: str | os.PathLike) -> None:
+def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Reads what `save_adapters` wrote into a model with the same RA-MoE layers; their frozen ranks and the rank window
     included, and what was saved ``also``. The file or the model or both may be of a wrapped model.
 

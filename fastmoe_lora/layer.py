@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -60,6 +60,9 @@ class RAMoELinear(nn.Module):
     it was; the other layers of a model are loaded all the same, which is torch's way.
     """
 
+    weight: nn.Parameter  # (out, in)
+    bias: nn.Parameter | None
+    rank_frozen: Tensor  # whether the ranks are whole and fixed: 0-d, bool
     adapters_on = True  # see `disable_adapters`
     merged: "Merged | None" = None  # see `merge`
     ranks_whole = False  # ranks are whole and fixed; follows `rank_frozen`, without a look at the device
@@ -180,16 +183,16 @@ class RAMoELinear(nn.Module):
             raise ValueError(
                 f"gates: got None, expected (..., {self.splits}, {self.num_experts}): the layer has no router"
             )
-        tensors = [self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal()]
+        tensors: list[Any] = [self.weight, self.bias, self.lora_A, self.lora_B, self._diagonal()]
         if self.columns is not None and self.columns.device != self.lora_A.device:
             self.columns = self.columns.to(self.lora_A.device)
         router_weight, columns = None, self.columns
         if gates is None and self.router_kind == "token":
-            router_weight = self.router.weight
+            router_weight = self.router.weight  # type: ignore[union-attr] # its kind says that there is one
         elif gates is None:
             gates = self.router_gates(x) if part is None else self.router_gates(x)[..., slice(*part), :]
         if part is not None:
-            *five, router_weight, columns = self._of_part(part, *tensors, router_weight, columns)
+            *five, router_weight, columns = self._of_part(part, [*tensors, router_weight, columns])
             tensors = list(five)  # the compiler of torch 2.11 takes what is starred for a tuple
         units = self.units if part is None else self.units[slice(*part)]
         if len(set(units)) > 1:
@@ -213,7 +216,7 @@ class RAMoELinear(nn.Module):
 
     def _linear(self, x: Tensor, weight: Tensor, part: tuple[int, int] | None) -> Tensor:
         """What ``nn.Linear`` computes, to the bit."""
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if part is not None:
             rows = slice(*(sum(self.widths[:end]) for end in part))
             weight, bias = weight[rows], None if bias is None else bias[rows]
@@ -226,9 +229,9 @@ class RAMoELinear(nn.Module):
         if not 0 <= part[0] < part[1] <= self.splits:
             raise ValueError(f"part: got {part}, expected 0 <= first < last <= splits = {self.splits}")
 
-    def _of_part(self, part, weight, bias, lora_A, lora_B, diag, router_weight, columns) -> Iterator[Tensor | None]:
-        """Views of what belongs to these splits; the packed copy of a weight's view is kept as a weight's own is."""
-        tensors = (weight, bias, lora_A, lora_B, diag, router_weight, columns)
+    def _of_part(self, part: tuple[int, int], tensors: list[Tensor | None]) -> Iterator[Tensor | None]:
+        """Of weight, bias, A, B, diagonal, router and columns, views of what belongs to these splits; the packed copy
+        of a weight's view is kept as a weight's own is."""
         ones = (1,) * self.splits
         experts = (self.num_experts,) * self.splits
         rows = (self.widths, self.widths, ones, self.units, ones, experts, self.units)
@@ -236,7 +239,7 @@ class RAMoELinear(nn.Module):
             yield None if tensor is None else tensor[slice(*(sum(of_splits[:end]) for end in part))]
 
     def _by_unit(
-        self, units: tuple[int, ...], tensors: list[Tensor | None], gates: Tensor | None, router: Tensor | None
+        self, units: tuple[int, ...], tensors: list[Any], gates: Tensor | None, router: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gates and router of the splits' units, which take the place of splits; likewise A and diagonal in place."""
         tensors[2], tensors[4] = by_unit(tensors[2], units), by_unit(tensors[4], units)
@@ -314,14 +317,14 @@ class RAMoELinear(nn.Module):
         self.columns = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call] # of torch
         if self.ranks_whole:  # of a copy, for whose gradients no wrapper waits
             self.rank.requires_grad_(False)
             hold(self)
         if self.merged is not None:
             self.merged.renew(self)
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not self.rank_frozen.is_meta and bool(self.rank_frozen) != self.ranks_whole:
             # An average of models has copied the flag beside ranks that are means, not whole.
@@ -338,7 +341,14 @@ class RAMoELinear(nn.Module):
         self.rank_window = rank_window(state)
 
     def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         mine = {**dict(self.named_parameters()), "rank_frozen": self.rank_frozen}
         given = {name: state_dict[prefix + name] for name in mine if prefix + name in state_dict}
@@ -363,7 +373,7 @@ class RAMoELinear(nn.Module):
         for name, value in state.items():
             right, expected = value.is_floating_point(), "floating-point numbers"
             if name == "rank_frozen":
-                right, expected = value.dtype == torch.bool, torch.bool
+                right, expected = value.dtype == torch.bool, "torch.bool"
             if not right:
                 faults.append(f"{name} is of {value.dtype}, expected {expected}")
         rank, frozen = (gathered(state.get(name, getattr(self, name)).detach()) for name in ("rank", "rank_frozen"))
@@ -373,9 +383,9 @@ class RAMoELinear(nn.Module):
         fault = None if frozen.is_meta else self.options_fault(options, bool(frozen))
         return [*faults, fault] if fault else faults
 
-    def _apply(self, fn, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         ranks = self.rank.detach()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # of torch
         if self.rank.dtype not in (torch.float32, torch.float64):
             self.rank.data = ranks.to(self.rank.device)
         if self.merged is not None:

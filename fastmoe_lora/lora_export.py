@@ -22,7 +22,7 @@ _IN_PEFT = re.compile(r"(.+)\.ramoe_adapters\.[^.]+")  # a layer of `fastmoe_lor
 
 def save_lora(
     model: nn.Module,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     expert: int | None = None,
     gates: Sequence[float] | Tensor | None = None,

@@ -19,7 +19,7 @@ _FROM_FILES = ("num_experts", "init_rank", "scaling")
 
 def adapters_from_lora(
     model: nn.Module,
-    paths: Iterable[str | os.PathLike],
+    paths: Iterable[str | os.PathLike[str]],
     *,
     leave_out: Sequence[str] = (),
     **options: Any,
@@ -63,14 +63,16 @@ def adapters_from_lora(
         refusal = ValueError if isinstance(error, ValueError) else TypeError
         raise refusal(f"model: {str(error).removeprefix('rules: ')}") from None
     for name, expert in experts.items():
-        expert.fill(model.get_submodule(name))
+        layer = model.get_submodule(name)
+        assert isinstance(layer, RAMoELinear)
+        expert.fill(layer)
     return model
 
 
 class _Experts:
     """What the checkpoints add to one module, as the adapters of a layer in its place."""
 
-    def __init__(self, name: str, module: nn.Module, added: list[_lora_file.LowRank | None], options: dict[str, Any]):
+    def __init__(self, name: str, module: Any, added: list[_lora_file.LowRank | None], options: dict[str, Any]):
         weight = module.weight
         if weight.is_meta:
             raise ValueError(f"model: {name!r} is on the meta device, expected a layer with numbers")
@@ -80,7 +82,7 @@ class _Experts:
         dtype = weight.dtype if kinds == {weight.dtype} else torch.promote_types(weight.dtype, torch.float32)
         self.factors: list[tuple[Tensor, Tensor] | None] = []
         for place, one in enumerate(added):
-            pair = one and (one.A.to(dtype), (one.B.double() * (one.scaling / scaling)).to(dtype))
+            pair = None if one is None else (one.A.to(dtype), (one.B.double() * (one.scaling / scaling)).to(dtype))
             for half in pair or ():
                 if fault := _checks.element_fault(
                     f"{name}: expert {place}", half, half.isfinite(), f"finite in {dtype}"

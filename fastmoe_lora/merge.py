@@ -49,5 +49,6 @@ def unmerge(model: nn.Module) -> nn.Module:
     if not layers:
         raise ValueError("model: no layer is merged, expected merge(model) before")
     for layer in layers:
-        layer.merged.undo(layer)
+        if layer.merged is not None:
+            layer.merged.undo(layer)
     return model

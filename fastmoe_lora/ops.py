@@ -3,6 +3,10 @@
 Shapes: M tokens, K = in_features, N = out_features, S splits, E experts, R maximal rank, P computed columns a split.
 """
 
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -10,6 +14,7 @@ from torch.nn import Parameter
 from torch.overrides import has_torch_function
 
 from . import _operands, backends
+from ._signature import BackwardInputs, ForwardInputs, ForwardResults
 
 _LIBRARY = torch.library.Library("fastmoe_lora", "DEF")
 _LIBRARY.define(
@@ -23,25 +28,28 @@ _LIBRARY.define(
     "bool[] needs, str backend) -> Tensor[]"
 )
 # ramoe_forward's inputs, and the first of them that have gradients: x ... router_weight.
-_INPUTS, _DIFFERENTIABLE = 14, 8
+_INPUTS: Final = 14
+_DIFFERENTIABLE: Final = 8
 _ORDINARY = (Tensor, Parameter, type(None))
 _OF_COMPILERS = ("FakeTensor", "FunctionalTensor")  # tensor subclasses that stand for ordinary tensors
 
 
-def linear(*inputs) -> Tensor:
+def linear(*inputs: *ForwardInputs) -> Tensor:
     """y of the operator, its arguments as of ``ramoe_forward``.
 
     Ordinary tensors in eager mode do not go through the dispatcher, which would only call back what is called here: a
     way through it costs as much as a launch, and several times that where a large product has just emptied the caches.
     """
     if not _is_ordinary(inputs):
-        return ramoe_forward(*inputs)[0]
+        y: Tensor = ramoe_forward(*inputs)[0]
+        return y
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:_DIFFERENTIABLE]):
-        return _apply(_forward, *inputs)[0]
+        y = _apply(_forward, *inputs)[0]  # type: ignore[no-untyped-call] # of torch
+        return y
     return _forward(*inputs)[0]
 
 
-def is_eager(tensors: tuple) -> bool:
+def is_eager(tensors: tuple[Any, ...]) -> bool:
     """Whether nobody needs to see the operator: no compiler, no mode, and nothing of what `decomposes` looks for."""
     return (
         not torch.compiler.is_compiling()
@@ -59,7 +67,7 @@ def decomposes(*tensors: Tensor | None) -> bool:
     tensor subclass)."""
     return (
         _is_exported_or_transformed()
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call] # torch has it without types
         or forward_ad._current_level >= 0
         or any(type(t) not in _ORDINARY and type(t).__name__ not in _OF_COMPILERS for t in tensors)
     )
@@ -72,7 +80,7 @@ def _is_exported_or_transformed() -> bool:
 
 # The answer at the time of tracing; torch.compile guards the transforms. The compiler of torch 2.11, asked itself, says
 # that it exports whenever it compiles.
-_is_exported_or_transformed._dynamo_marked_constant = True
+_is_exported_or_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined] # how torch marks them
 
 
 def is_autocast(device_type: str) -> bool:
@@ -80,52 +88,49 @@ def is_autocast(device_type: str) -> bool:
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
-def _is_ordinary(inputs) -> bool:
+def _is_ordinary(inputs: tuple[Any, ...]) -> bool:
     """Whether, besides, no argument is a tensor subclass."""
     tensors = inputs[:_DIFFERENTIABLE]
     return is_eager(tensors) and all(type(t) in _ORDINARY for t in tensors)
 
 
-def _forward(*arguments):
-    *inputs, backend = arguments
-    return _module(backend, inputs[1]).forward(*inputs)
+def _forward(*inputs: *ForwardInputs) -> ForwardResults:
+    results: ForwardResults = _module(inputs[-1], inputs[1]).forward(*inputs[:-1])
+    return results
 
 
-def _backward(*arguments) -> list[Tensor]:
+def _backward(*inputs: *BackwardInputs) -> list[Tensor]:
     """Gradients in the order of the forward's inputs; an empty tensor where ``needs`` is False."""
-    *inputs, needs, backend = arguments
-    _operands.check_backward(*inputs, needs, masters=backend == "cpu")  # a saved tensor may have been given other data
-    gradients = _module(backend, inputs[2]).backward(*inputs, needs)
-    grad_y = inputs[0]
+    operands, backend = inputs[:-1], inputs[-1]
+    _operands.check_backward(operands, masters=backend == "cpu")  # a saved tensor may have been given other data
+    gradients = _module(backend, operands[2]).backward(*operands)
+    grad_y, needs = operands[0], operands[-1]
     return [g.contiguous() if need else grad_y.new_empty(0) for g, need in zip(gradients, needs, strict=True)]
 
 
-def _module(backend: str, weight: Tensor):
+def _module(backend: str, weight: Tensor) -> ModuleType:
     """The backend's, but "packed" for a weight without numbers, which is not worth a kernel."""
     return backends.load(backend if weight.numel() else "packed")
 
 
-def _checked_forward(*arguments):
-    _check_forward(*arguments)
-    return _forward(*arguments)
+def _checked_forward(*inputs: *ForwardInputs) -> ForwardResults:
+    _check_forward(*inputs)
+    return _forward(*inputs)
 
 
-def _checked_backward(*arguments) -> list[Tensor]:
-    backends.check_operator(arguments[-1])
-    return _backward(*arguments)
+def _checked_backward(*inputs: *BackwardInputs) -> list[Tensor]:
+    backends.check_operator(inputs[-1])
+    return _backward(*inputs)
 
 
-def _check_forward(*arguments) -> None:
-    *operands, backend = arguments
-    backends.check_operator(backend)
-    _operands.check_forward(*operands, masters=backend == "cpu")
+def _check_forward(*inputs: *ForwardInputs) -> None:
+    backends.check_operator(inputs[-1])
+    _operands.check_forward(inputs[:-1], masters=inputs[-1] == "cpu")
 
 
-def _forward_fake(
-    x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed, backend
-):
-    operands = (x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed)
-    _check_forward(*operands, backend)
+def _forward_fake(*inputs: *ForwardInputs) -> ForwardResults:
+    _check_forward(*inputs)
+    x, weight, _, lora_A, _, diag, _, router_weight, columns, *_ = inputs
     splits, experts, max_rank, _ = lora_A.shape
     tokens = x.shape[0]
     width = experts * max_rank if columns is None else columns.shape[1]
@@ -133,30 +138,14 @@ def _forward_fake(
     return x.new_empty(tokens, weight.shape[0]), x.new_empty(tokens, splits, width), gates_out
 
 
-def _backward_fake(
-    grad_y,
-    x,
-    weight,
-    lora_A,
-    lora_B,
-    diag,
-    gates,
-    router_weight,
-    columns,
-    low_rank,
-    scaling,
-    dropout,
-    seed,
-    needs,
-    backend,
-):
-    operands = (grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank)
-    backends.check_operator(backend)
-    _operands.check_backward(*operands, scaling, dropout, seed, needs, masters=backend == "cpu")
+def _backward_fake(*inputs: *BackwardInputs) -> list[Tensor]:
+    backends.check_operator(inputs[-1])
+    _operands.check_backward(inputs[:-1], masters=inputs[-1] == "cpu")
+    grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, _, _, _, _, _, needs, _ = inputs
     bias = weight.new_empty(weight.shape[0])
     sources = (x, weight, bias, lora_A, lora_B, diag, gates, router_weight)
     return [
-        source.new_empty(source.shape) if need else grad_y.new_empty(0)
+        source.new_empty(source.shape) if need and source is not None else grad_y.new_empty(0)
         for source, need in zip(sources, needs, strict=True)
     ]
 
@@ -169,7 +158,7 @@ class _Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, run, *inputs):
+    def forward(ctx: Any, run: Callable[[*ForwardInputs], ForwardResults], *inputs: *ForwardInputs) -> ForwardResults:
         (x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed, backend) = inputs
         y, low_rank, gates_out = run(*inputs)
         ctx.mark_non_differentiable(low_rank, gates_out)
@@ -180,7 +169,7 @@ class _Differentiable(torch.autograd.Function):
         return y, low_rank, gates_out
 
     @staticmethod
-    def backward(ctx, grad_y, _grad_low_rank, _grad_gates):
+    def backward(ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_y is None:
             return (None,) * (1 + _INPUTS)
         if torch.is_grad_enabled():
@@ -198,13 +187,17 @@ class _Differentiable(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _Differentiable).apply
 
 
-def _below_autograd(*inputs):
+def _below_autograd(*inputs: *ForwardInputs) -> ForwardResults:
     with torch._C._AutoDispatchBelowAutograd():
-        return ramoe_forward(*inputs)
+        results: ForwardResults = ramoe_forward(*inputs)
+        return results
 
 
-def _forward_autograd(*inputs):
-    return _Differentiable.apply(_below_autograd, *inputs) if torch.is_grad_enabled() else _below_autograd(*inputs)
+def _forward_autograd(*inputs: *ForwardInputs) -> ForwardResults:
+    if not torch.is_grad_enabled():
+        return _below_autograd(*inputs)
+    results: ForwardResults = _Differentiable.apply(_below_autograd, *inputs)  # type: ignore[no-untyped-call] # of torch
+    return results
 
 
 for _name, _kernel, _fake in (

@@ -11,14 +11,15 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, PeftT
 from torch import Tensor, nn
 
 from . import _carried, _checks
+from ._carried import conv1d_class
 from ._peft_layer import ADAPTERS, RAMoELayer
 from .adapt import call_settings
-from .conv1d import RAMoEConv1D, conv1d_class
+from .conv1d import RAMoEConv1D
 from .layer import RAMoELinear
 
 _NAME, _PREFIX = "RAMOE", "ramoe_"
-_OPTIONS = ("num_experts", "max_rank", "init_rank", "splits", "router", "top_k", "scaling", "interpolation", "dropout")
-_OPTIONS += ("backend",)
+_OPTIONS: tuple[str, ...] = ("num_experts", "max_rank", "init_rank", "splits", "router", "top_k", "scaling")
+_OPTIONS += ("interpolation", "dropout", "backend")
 
 if not hasattr(BaseTuner, "_remove_adapter_name_from_key"):
     raise ImportError(
@@ -30,7 +31,7 @@ def _extend_peft_types() -> None:
     """PEFT registers methods of its enumeration's names alone."""
     member = str.__new__(PeftType, _NAME)
     member._name_ = member._value_ = _NAME
-    member.__objclass__, member._sort_order_ = PeftType, len(PeftType)
+    vars(member).update(__objclass__=PeftType, _sort_order_=len(PeftType))
     type.__setattr__(PeftType, _NAME, member)
     PeftType._member_names_.append(_NAME)
     PeftType._member_map_[_NAME] = PeftType._value2member_map_[_NAME] = member
@@ -64,10 +65,12 @@ class RAMoEConfig(PeftConfig):
     interpolation: str = field(default="linear", metadata={"help": "See fastmoe_lora.rank_diagonal."})
     dropout: float = field(default=0.0, metadata={"help": "Rate on the adapters' input, in training."})
     backend: str = field(default="auto", metadata={"help": "'auto' or a name of fastmoe_lora.backends()."})
-    options_pattern: dict = field(default_factory=dict, metadata={"help": "Options of some modules."})
+    options_pattern: dict[str, dict[str, Any]] = field(
+        default_factory=dict, metadata={"help": "Options of some modules."}
+    )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call] # of PEFT
         self.peft_type = PeftType[_NAME]
         for name in ("target_modules", "exclude_modules"):
             if isinstance(names := getattr(self, name), list):
@@ -108,7 +111,8 @@ class RAMoEConfig(PeftConfig):
         for name, value in kwargs.items():
             if value and name not in known:
                 raise ValueError(f"adapter_config.json: {_checks.shown(name)} is unknown, expected one of {_OPTIONS}")
-        return super().check_kwargs(**kwargs)
+        checked: dict[str, Any] = super().check_kwargs(**kwargs)  # type: ignore[no-untyped-call] # of PEFT
+        return checked
 
 
 class RAMoEModel(BaseTuner):
@@ -116,9 +120,10 @@ class RAMoEModel(BaseTuner):
 
     prefix = _PREFIX
     tuner_layer_cls = RAMoELayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment] # as PEFT's LoRA
 
-    def _prepare_model(self, peft_config: RAMoEConfig, model: nn.Module) -> None:
+    # The configuration of a tuner's own kind is what PEFT hands to it, whatever its base class says.
+    def _prepare_model(self, peft_config: RAMoEConfig, model: nn.Module) -> None:  # type: ignore[override]
         """Refuses, before anything is replaced, what would go wrong or be passed by later."""
         _maybe_include_all_linear_layers(peft_config, model)
         names: dict[nn.Module, str] = {}
@@ -148,7 +153,7 @@ class RAMoEModel(BaseTuner):
             if isinstance(model.get_submodule(around), nn.MultiheadAttention):
                 expected = "layers that are called: fastmoe_lora.adapt takes it as a whole"
                 raise ValueError(f"target_modules: {name!r} is a part of nn.MultiheadAttention, expected {expected}")
-        base = module.get_base_layer() if isinstance(module, RAMoELayer) else module
+        base: Any = module.get_base_layer() if isinstance(module, RAMoELayer) else module
         try:
             kind = RAMoEConv1D if conv1d_class(base) else RAMoELinear
             kind.sharing(base, **{**peft_config.options_of(name), "device": "meta"})
@@ -157,7 +162,7 @@ class RAMoEModel(BaseTuner):
         except (TypeError, ValueError) as error:
             raise ValueError(f"target_modules: {name!r}: {error}") from None
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
         peft_config: RAMoEConfig,
         adapter_name: str,
@@ -183,7 +188,7 @@ class RAMoEModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     def _check_merge_allowed(self) -> None:
-        super()._check_merge_allowed()
+        super()._check_merge_allowed()  # type: ignore[no-untyped-call] # of PEFT
         for name, module in self.model.named_modules():
             active = module.active if isinstance(module, RAMoELayer) else None
             if active is not None and active.num_experts > 1:
@@ -192,10 +197,12 @@ class RAMoEModel(BaseTuner):
                     "one expert (fastmoe_lora.save_lora writes a fixed mixture as a LoRA, which can be merged)"
                 )
 
-    def _unload_and_optionally_merge(self, *arguments: Any, **options: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*arguments, **options)
+    def _unload_and_optionally_merge(self, *arguments: Any, **options: Any) -> nn.Module:  # type: ignore[override]
+        # PEFT's is annotated to return None, and returns the model.
+        model: Any = super()._unload_and_optionally_merge(*arguments, **options)
         _carried.restore(model)
-        return model
+        restored: nn.Module = model
+        return restored
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -203,7 +210,7 @@ class RAMoEModel(BaseTuner):
         return f"{before}.{ADAPTERS}.{after}" if found else super()._remove_adapter_name_from_key(key, adapter_name)
 
     @classmethod
-    def _remap_adapter_state_dict_for_load(
+    def _remap_adapter_state_dict_for_load(  # type: ignore[override]
         cls, model: nn.Module, config: RAMoEConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Refuses a checkpoint that lacks tensors or has others, which PEFT would pass over with a warning."""

@@ -40,16 +40,16 @@ class RankOptimizer(Optimizer):
         _checks.instance("betas", betas, (tuple, list), "two numbers")
         if len(betas) != 2:
             raise ValueError(f"betas: got {_checks.shown(betas)}, expected two numbers")
-        betas = tuple(_checks.number("betas", beta, lambda b: 0 <= b < 1, "each from 0 to below 1") for beta in betas)
+        fast, slow = (_checks.number("betas", beta, lambda b: 0 <= b < 1, "each from 0 to below 1") for beta in betas)
         checked_budget(layers, budget)
         self.model, self.budget = model, budget
         self._names = {layer.rank: name for name, layer in layers.items()}
-        super().__init__([layer.rank for layer in layers.values()], {"lr": lr, "betas": betas})
+        super().__init__([layer.rank for layer in layers.values()], {"lr": lr, "betas": (fast, slow)})
 
     @torch.no_grad()
-    def step(self, closure=None):
-        if closure is not None:
-            _checks.instance("closure", closure, Callable, "a function or None")
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if closure is not None and not callable(closure):
+            raise TypeError(f"closure: got {_checks.shown(closure)}, expected a function or None")
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             learning = [rank for rank in group["params"] if rank.grad is not None and rank.requires_grad]
@@ -74,10 +74,10 @@ class RankOptimizer(Optimizer):
                 before = state.get("mean", torch.zeros_like(rank))
                 state["mean"] = mean = self._unless_skipped(fast * before + (1 - fast) * rank.grad, before)
                 rank -= rate * mean / scale
-            if held is None:
-                project_ranks_(self.model, self.budget)
-            else:
+            if held is not None and self.found_inf is not None:
                 held.project_or_restore_(self.found_inf)
+            else:
+                project_ranks_(self.model, self.budget)
         return loss
 
     def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:
@@ -96,10 +96,12 @@ class RankOptimizer(Optimizer):
         count = shared["step"] - skipped.double()
         return (lr / (1 - fast**count)).to(like.dtype), (1 - slow**count).to(like.dtype)
 
-    def _name_fault(self, ranks: list[Tensor]) -> None:
+    def _name_fault(self, ranks: list[nn.Parameter]) -> None:
         """Raises ValueError naming the first gradient or rank that is not a finite number."""
         for rank in ranks:
-            for what, values in (("rank.grad", rank.grad), ("rank", rank)):
-                values = gathered(values.detach())
+            for what, tensor in (("rank.grad", rank.grad), ("rank", rank)):
+                if tensor is None:
+                    continue
+                values = gathered(tensor.detach())
                 if fault := _checks.element_fault(what, values, values.isfinite(), "a finite number"):
                     raise ValueError(f"model: layer {self._names[rank]!r}: {fault}")

@@ -53,7 +53,7 @@ def _followed(stack: ExitStack, model: nn.Module) -> dict[str, list[bool]]:
         if isinstance(module, RAMoEPart):
             marks = reached[name] = []
 
-            def follow(module, inputs, output, marks=marks):
+            def follow(module: nn.Module, inputs: Any, output: Tensor, marks: list[bool] = marks) -> None:
                 if output.requires_grad:
                     output.register_hook(lambda grad: marks.append(True))
 
@@ -109,16 +109,16 @@ def _left_as_it_was(model: nn.Module, inputs: Any) -> Iterator[None]:
                 held.clear()
             yield
         finally:
-            for module, former in attributes:
+            for module, attribute in attributes:
                 vars(module).clear()
-                vars(module).update(former)
+                vars(module).update(attribute)
             for held, former in (*entries, *hooks):
                 held.clear()
                 held.update(former)
             with torch.no_grad():
-                for tensor, former in numbers:
-                    if not torch.equal(tensor, former):
-                        tensor.copy_(former)
+                for tensor, number in numbers:
+                    if not torch.equal(tensor, number):
+                        tensor.copy_(number)
             for leaf, learns, grad in grads:
                 leaf.requires_grad_(learns)
                 leaf.grad = grad

@@ -25,8 +25,10 @@ def self_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None, back
         and torch.is_grad_enabled()
         and backends.resolve(backend, qkv.device, qkv.dtype) == "cpu"
     )
-    if compiled and (out := backends.load("cpu").self_attention(qkv, num_heads)) is not None:
-        return out
+    if compiled:
+        out: Tensor | None = backends.load("cpu").self_attention(qkv, num_heads)
+        if out is not None:
+            return out
     depth = qkv.shape[2] // (3 * num_heads)
     query, key, value = qkv.unflatten(-1, (3, num_heads, depth)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -81,5 +81,5 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
 
 def _plain(layer: RAMoELinear) -> nn.Linear:
     linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    linear.weight, linear.bias = layer.weight, layer.bias
+    linear.weight, linear.bias = layer.weight, layer.bias  # type: ignore[assignment] # torch allows None
     return linear.train(layer.training)

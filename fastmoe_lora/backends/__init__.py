@@ -28,7 +28,8 @@ def backends() -> dict[str, bool | str]:
 
 def load(name: str) -> ModuleType:
     """The module of an operator backend, with its ``forward`` and ``backward``."""
-    return _load(name)
+    module: ModuleType = _load(name)
+    return module
 
 
 def check_operator(name: str) -> None:
@@ -51,7 +52,7 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
 
 # torch.compile takes the answer as a constant. This is all that torch.compiler.assume_constant_result does, but for
 # the import of the whole compiler, which costs over a second.
-resolve._dynamo_marked_constant = True
+resolve._dynamo_marked_constant = True  # type: ignore[attr-defined] # how torch marks them
 
 
 @cache
@@ -66,7 +67,8 @@ def _load(name: str) -> ModuleType:
 def _availability(name: str) -> bool | str:
     try:
         with _disable_current_modes():
-            return _load(name).available()
+            available: bool | str = _load(name).available()
+            return available
     except ImportError as error:
         return f"{type(error).__name__}: {error}"
 

@@ -3,6 +3,7 @@
 import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def geometry_of(
     )
 
 
-def types_of(geometry: Geometry, x: Tensor, *others: Tensor | None) -> tuple | None:
+def types_of(geometry: Geometry, x: Tensor, *others: Tensor | None) -> tuple[torch.device, torch.dtype] | None:
     """What decides, besides the geometry, on the types of a launch's arguments, for `Launcher`.
 
     others: all it gets but what is streamed and what was allocated for it. None where one of its arguments is not
@@ -88,18 +89,18 @@ def check(x: Tensor) -> None:
         raise ValueError(f"x: got a tensor on {x.device}, expected one on a GPU for backend 'triton'")
 
 
-def on_device(x: Tensor) -> AbstractContextManager:
+def on_device(x: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device: makes it x's."""
     if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(x.device)
 
 
-def described(tensor: Tensor, rows: int, columns: int, tma: bool):
+def described(tensor: Tensor, rows: int, columns: int, tma: bool) -> Any:
     """The tensor, or for TMA a descriptor of it with blocks (rows, columns)."""
     if not tma:
         return tensor
-    from triton.tools.tensor_descriptor import TensorDescriptor
+    from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped] # Triton has no types
 
     # Not tensor.stride(): a contiguous tensor of one row may have any stride between rows, also one that TMA refuses.
     return TensorDescriptor(tensor, list(tensor.shape), [tensor.shape[1], 1], [rows, columns])
@@ -112,13 +113,13 @@ class Launcher:
     That is skipped from the second call on with the same types and the same arguments missing.
     """
 
-    def __init__(self, kernel, constants: dict[str, int | bool], options: dict[str, int]):
+    def __init__(self, kernel: Any, constants: dict[str, int | bool], options: dict[str, int]):
         self.kernel = kernel
         self.named = constants | options
         self.constants = tuple(constants[name] for name in kernel.arg_names if name in constants)
-        self.compiled: dict[tuple, object] = {}
+        self.compiled: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, programs: int, types: tuple | None, *arguments) -> None:
+    def __call__(self, programs: int, types: tuple[torch.device, torch.dtype] | None, *arguments: Any) -> None:
         """types: of `types_of`."""
         if HIP and any(_is_large(argument) for argument in arguments):
             types = None
@@ -133,7 +134,7 @@ class Launcher:
             self.compiled[key] = compiled.result() if hasattr(compiled, "result") else compiled
 
 
-def _is_large(argument) -> bool:
+def _is_large(argument: object) -> bool:
     """Whether it is a tensor for whose addresses Triton does not let AMD's compiler calculate in 32 bits."""
     return isinstance(argument, Tensor) and argument.untyped_storage().nbytes() >= 2**31
 

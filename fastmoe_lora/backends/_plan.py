@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PLANS = Path(__file__).with_name("plans.json")
 MODES = ("queue", "two_launch", "recompute")
 KINDS = ("forward", "grad_input", "grad_weight")
 MERGED_SPLITS = 3  # `forward` has so many products in a merged producer, each written out
+Row = dict[str, Any]  # of the table: see `table`
+Table = dict[str, dict[str, list[Row]]]
 
 
 class Geometry(NamedTuple):
@@ -102,7 +104,7 @@ class Plan:
     def __hash__(self) -> int:  # looked up by in every call
         return self._hash
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode: got {self.mode!r}, expected one of {MODES}")
         for name in ("bm", "bn", "bk"):
@@ -122,18 +124,19 @@ def choose(kind: str, device: str, geometry: Geometry, tokens: int) -> Plan:
     return _choose(kind, architecture(device), geometry, _bucket(tokens))
 
 
-def table(path: Path = PLANS) -> dict[str, dict[str, list[dict]]]:
+def table(path: Path = PLANS) -> Table:
     """architecture -> kind -> rows in order of preference. A row is a `Plan` and what it is for: bits, and optionally
     m (largest M), n, k, width (of a block of low-rank columns), grouped (see `Geometry.grouped`) and dropout."""
-    return json.loads(path.read_text())
+    found: Table = json.loads(path.read_text())
+    return found
 
 
-def plan_of(row: dict) -> Plan:
+def plan_of(row: Row) -> Plan:
     names = {field.name for field in fields(Plan)}
     return Plan(**{key: value for key, value in row.items() if key in names})
 
 
-def serves(row: dict, geometry: Geometry) -> bool:
+def serves(row: Row, geometry: Geometry) -> bool:
     """Whether a row of the table is meant for this geometry, the number of tokens aside."""
     names = "n", "k", "bits", "grouped", "dropout"
     is_ = {name: getattr(geometry, name) for name in names} | {"width": geometry.block}
@@ -150,7 +153,7 @@ def runs(kind: str, plan: Plan, geometry: Geometry) -> bool:
 def fit(kind: str, plan: Plan, geometry: Geometry) -> Plan:
     """The plan with what this geometry does not allow switched off."""
     in_one_block = not geometry.routed or geometry.padded == geometry.block
-    changes = {
+    changes: dict[str, Any] = {
         "merge": plan.merge and in_one_block and geometry.splits <= MERGED_SPLITS and kind == "forward",
         "tma": plan.tma and _tma(kind, plan, geometry),
     }
@@ -178,7 +181,7 @@ def _choose(kind: str, section: str, geometry: Geometry, bucket: int) -> Plan:
 
 
 @cache
-def _table() -> dict[str, dict[str, list[dict]]]:
+def _table() -> Table:
     return table()
 
 

@@ -7,15 +7,17 @@ from threading import Lock
 import torch
 
 from . import _trial, _verdicts
+from ._plan import Geometry, Plan
 from ._trial import Use
 
 _ATTEMPTS = 3  # trials begun in a process, where memory does not suffice for one
+_Fields = tuple[str, torch.device, torch.dtype, Geometry, tuple[Plan, ...], tuple[bool, ...]]
 _known: dict[Use, bool] = {}
 _attempts: Counter[Use] = Counter()
 _lock = Lock()
 
 
-def is_right(use: tuple) -> bool:
+def is_right(use: _Fields) -> bool:
     """False where the plans failed their trial, which is held now if it has not been: "packed" is to do their work.
 
     use: the fields of a `Use`, to which such a tuple is equal and which takes as long to make as all the rest here.
@@ -23,7 +25,7 @@ def is_right(use: tuple) -> bool:
     Warns (RuntimeWarning) of plans that failed, once a process, and of those that go without a trial: in the capture of
     a CUDA graph, or where memory does not suffice. Plans that nothing is known of yet are used there.
     """
-    known = _known.get(use)
+    known = _known.get(use)  # type: ignore[call-overload] # such a tuple is equal to the Use
     return _first_use(Use(*use)) if known is None else known
 
 

@@ -1,5 +1,6 @@
 """A plan on trial: random numbers in the geometry of the call and a few rows, against "packed" in float64."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._signature import BackwardOperands, ForwardOperands
 from ..dropout import dropout_scale
 from . import packed, triton
 from ._flags import flags
@@ -82,15 +84,19 @@ def _off(got: Tensor, plain: Tensor, exact: Tensor, dtype: torch.dtype) -> str |
 def _results(use: Use, number: int) -> list[tuple[Tensor, ...] | None]:
     """Each result (exact, by "packed" in the dtype, by the plan, by the plan again), None where it is not wanted."""
     operands, grad_y = _draw(use, number)
+    exact: tuple[Tensor | None, ...]
+    plain: tuple[Tensor | None, ...]
+    launch: Callable[..., tuple[Tensor | None, ...]]
+    wanted: tuple[bool, ...]
     if use.direction == "forward":
         exact, plain = packed.forward(*_in_float64(operands)), packed.forward(*operands)
-        launch = partial(triton.run_forward, use.geometry, *use.plans, *operands)
+        launch = partial(triton.run_forward, use.geometry, use.plans[0], *operands)
         wanted = True, True, use.geometry.routed
     else:
         inputs = _backward_inputs(use, operands, grad_y)
         exact = packed.backward(*_backward_inputs(use, _in_float64(operands), grad_y.double()))
         plain = packed.backward(*inputs)
-        launch = partial(triton.run_backward, use.geometry, *use.plans, *inputs)
+        launch = partial(triton.run_backward, use.geometry, use.plans[0], use.plans[1], *inputs)
         wanted = use.wanted
     # The second time with so few programs that each has several tasks, as in a large call.
     got = [_launched(launch, plain, use.device, processors) for processors in (None, 2)]
@@ -98,7 +104,12 @@ def _results(use: Use, number: int) -> list[tuple[Tensor, ...] | None]:
     return [part if is_wanted else None for part, is_wanted in zip(parts, wanted, strict=True)]
 
 
-def _launched(launch, plain: tuple[Tensor | None, ...], device: torch.device, processors: int | None) -> tuple:
+def _launched(
+    launch: Callable[..., tuple[Tensor | None, ...]],
+    plain: tuple[Tensor | None, ...],
+    device: torch.device,
+    processors: int | None,
+) -> tuple[Tensor | None, ...]:
     """What the plan returns. Raises _Broken; what has to do with memory as it is."""
     poison = [torch.full_like(tensor, float("nan")) for tensor in plain if tensor is not None for _ in range(4)]
     _synchronize(device)  # so that what others did wrong before is not laid to the plan
@@ -128,11 +139,12 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def _in_float64(operands: tuple) -> tuple:
-    return tuple(v.double() if torch.is_tensor(v) and v.is_floating_point() else v for v in operands)
+def _in_float64(operands: ForwardOperands) -> ForwardOperands:
+    # The type checker sees no order in what a generator gives.
+    return tuple(v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for v in operands)  # type: ignore[return-value]
 
 
-def _backward_inputs(use: Use, operands: tuple, grad_y: Tensor) -> tuple:
+def _backward_inputs(use: Use, operands: ForwardOperands, grad_y: Tensor) -> BackwardOperands:
     """`backward`'s, with what "packed" keeps of the forward pass."""
     x, weight, _, lora_A, lora_B, diag, gates, router_weight, columns, _, scaling, dropout, seed = operands
     _, low_rank, routed = packed.forward(*operands)
@@ -141,7 +153,7 @@ def _backward_inputs(use: Use, operands: tuple, grad_y: Tensor) -> tuple:
     return *saved, scaling, dropout, seed, list(use.wanted)
 
 
-def _draw(use: Use, number: int) -> tuple[tuple, Tensor]:
+def _draw(use: Use, number: int) -> tuple[ForwardOperands, Tensor]:
     """`forward`'s operands and the gradient of y, from a generator of its own."""
     g, device, dtype = use.geometry, use.device, use.dtype
     adapter = torch.float32 if g.master else dtype
@@ -165,7 +177,7 @@ def _draw(use: Use, number: int) -> tuple[tuple, Tensor]:
     dropout, seed = (0.3, torch.tensor(1 << 40 | number, device=device)) if g.dropout else (0.0, None)
     top_k = max(1, e // 2) if g.top_k else 0
     x, grad_y = normal(rows, g.k), normal(rows, g.n)
-    if top_k:
+    if top_k and router_weight is not None:
         factor = dropout_scale(x, dropout, seed) if dropout else 1
         x = _decided(normal(_CANDIDATES, rows, g.k), factor, router_weight, s, top_k)
     if not g.aligned:

@@ -14,6 +14,7 @@ from dataclasses import astuple
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,7 +72,7 @@ def _path(use: Use) -> Path:
     return folder() / "self_check" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def _identity(use: Use) -> dict:
+def _identity(use: Use) -> dict[str, Any]:
     """What a verdict holds for, as JSON has it."""
     return _machine(use.device) | {
         "direction": use.direction,
@@ -83,8 +84,8 @@ def _identity(use: Use) -> dict:
 
 
 @cache
-def _machine(device: torch.device) -> dict:
-    found = {"device": device_name(device), "torch": torch.__version__, "source": _source()}
+def _machine(device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "source": _source()}
     with suppress(PackageNotFoundError):
         found["triton"] = version("triton")
     if device.type == "cuda":

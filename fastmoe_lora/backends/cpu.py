@@ -45,7 +45,8 @@ def available() -> bool | str:
 
 def cached_bytes() -> int:
     """Memory held by packed copies of frozen weights."""
-    return _kernels.cached_bytes()
+    count: int = _kernels.cached_bytes()
+    return count
 
 
 def clear_cache() -> None:
@@ -55,7 +56,8 @@ def clear_cache() -> None:
 
 def set_caching(enabled: bool) -> bool:
     """Whether packed copies of frozen weights are kept; returns what it was. Off, nothing is held between calls."""
-    return _kernels.set_caching(enabled)
+    was: bool = _kernels.set_caching(enabled)
+    return was
 
 
 set_caching(os.environ.get("FASTMOE_LORA_CPU_CACHE", "1") != "0")
@@ -77,7 +79,10 @@ def forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (M, N), low-rank product (M, S, P), gates (M, S, E)); the last two are what backward needs."""
-    return _forward(x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed)
+    results: tuple[Tensor, Tensor, Tensor] = _forward(
+        x, weight, bias, lora_A, lora_B, diag, gates, router_weight, columns, top_k, scaling, dropout, seed
+    )
+    return results
 
 
 def backward(

@@ -42,7 +42,7 @@ def forward(
     b = layout.columns_of(lora_B.permute(0, 1, 3, 2), x.dtype)  # (S, P, N/S)
     for s, part in enumerate(y.unflatten(1, (splits, lora_B.shape[2])).unbind(1)):
         part.addmm_(t[:, s], b[s])
-    return y, low_rank, gates.new_empty(0) if router_weight is None else used
+    return y, low_rank, used.new_empty(0) if router_weight is None else used
 
 
 def linear(
@@ -111,7 +111,7 @@ def backward(
             by_rank = dc * (layout.diagonal(diag) * scaling)
             dgates = layout.per_expert(by_rank)
         if router_weight is not None:
-            grad_logits = route_backward(dgates, gates).to(x.dtype).flatten(1)
+            grad_logits = route_backward(dgates, gates).to(x.dtype).flatten(1)  # type: ignore[arg-type] # just made
             grad_narrow = torch.cat([grad_narrow, grad_logits], dim=1)
         if need_x:
             dx = grad_narrow @ _stack(lora_A, router_weight, layout, x.dtype)
@@ -136,8 +136,9 @@ class _Layout:
     def __init__(self, columns: Tensor | None, splits: int, experts: int, max_rank: int, device: torch.device):
         self.shape = (splits, experts, max_rank)
         self.full = columns is None
-        self.width = experts * max_rank if self.full else columns.shape[1]  # P
-        if not self.full:
+        self.width = experts * max_rank if columns is None else columns.shape[1]  # P
+        self.active: Tensor
+        if columns is not None:
             self.active = columns >= 0  # (S, P)
             self.column = columns.clamp(min=0).long()
             first = torch.arange(splits, device=device)[:, None] * (experts * max_rank)
@@ -149,17 +150,21 @@ class _Layout:
         rows = full.to(dtype).flatten(0, 2)
         if not self.full:
             rows = rows.index_select(0, self.row) * self.active.flatten()[:, None]
-        return rows.unflatten(0, (self.shape[0], self.width))
+        columns: Tensor = rows.unflatten(0, (self.shape[0], self.width))
+        return columns
 
     def scatter(self, rows: Tensor) -> Tensor:
         """(S, P, D) -> (S, E, R, D), 0 in the columns that are off; the adjoint of ``columns_of``."""
         splits, experts, max_rank = self.shape
+        full: Tensor
         if self.full:
-            return rows.unflatten(1, (experts, max_rank))
+            full = rows.unflatten(1, (experts, max_rank))
+            return full
         full = rows.new_zeros(splits * experts * max_rank, rows.shape[-1])
         # Padding adds exact zeros to row 0 of its split.
         full.index_add_(0, self.row, rows.flatten(0, 1) * self.active.flatten()[:, None])
-        return full.unflatten(0, self.shape)
+        full = full.unflatten(0, self.shape)
+        return full
 
     def diagonal(self, diag: Tensor) -> Tensor:
         """(S, P)"""
@@ -176,7 +181,8 @@ class _Layout:
         """(M, S, P) -> (M, S, E), summed; the adjoint of ``per_column``."""
         _, experts, max_rank = self.shape
         if self.full:
-            return values.unflatten(2, (experts, max_rank)).sum(-1)
+            summed: Tensor = values.unflatten(2, (experts, max_rank)).sum(-1)
+            return summed
         member = self.expert[:, :, None] == torch.arange(experts, device=values.device)  # (S, P, E)
         return torch.einsum("msp,spe->mse", values, (member & self.active[:, :, None]).to(values.dtype))
 
@@ -196,7 +202,7 @@ def _low_rank(
     low_rank = product[:, : splits * layout.width].unflatten(1, (splits, layout.width)).contiguous()
     if router_weight is not None:
         gates = route(product[:, splits * layout.width :].unflatten(1, (splits, experts)), top_k)
-    return low_rank, gates
+    return low_rank, gates  # type: ignore[return-value] # given or routed
 
 
 def _coefficients(gates: Tensor, diag: Tensor, layout: _Layout, scaling: float) -> Tensor:

@@ -37,7 +37,7 @@ def linear(
     if columns is not None:
         d = d * active_columns(columns, experts * max_rank).view_as(d)
     low_rank = torch.einsum("mi,seki->msek", adapter_input, lora_A.to(x.dtype))
-    t = (low_rank * (gates[..., None] * d * scaling)).to(x.dtype)  # (M, S, E, R)
+    t = (low_rank * (gates[..., None] * d * scaling)).to(x.dtype)  # type: ignore[index] # (M, S, E, R)
     update = torch.einsum("msek,seok->mso", t, lora_B.to(x.dtype))
     return F.linear(x, weight, bias) + update.flatten(1)
 

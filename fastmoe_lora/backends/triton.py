@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from .._signature import BackwardOperands
 from . import _plan
 from ._flags import flags
 from ._launch import (
@@ -26,7 +27,8 @@ from ._launch import (
 )
 
 if find_spec("triton") is not None:
-    from ..kernels.triton import forward as forward_kernels
+    # Device code in kernels/triton, of this package once it is installed.
+    from ..kernels.triton import forward as forward_kernels  # type: ignore[import-not-found]
     from ..kernels.triton import grad_input, grad_weight, recompute, reduce
 
 
@@ -99,10 +101,10 @@ def run_forward(
     tokens = x.shape[0]
     y = x.new_empty(tokens, geometry.n)
     low_rank = x.new_empty(tokens, geometry.splits, geometry.columns)
-    no_gates = diag.new_empty(0)
+    routed = diag.new_empty(0)  # no gates
     if router_weight is not None:
-        gates = diag.new_empty(tokens, geometry.splits, geometry.experts)
-    returned = y, low_rank, gates if router_weight is not None else no_gates
+        gates = routed = diag.new_empty(tokens, geometry.splits, geometry.experts)
+    returned = y, low_rank, routed
     if tokens == 0:
         return returned
     launchers = _forward_launchers(geometry, plan)
@@ -151,10 +153,12 @@ def backward(
 
     Two launches (three with dropout) and a reduction for all but dweight and dbias, which are plain matrix products.
     """
-    plans = backward_plans(grad_y, x, weight, lora_A, diag, router_weight, columns, dropout)
-    operands = grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank
+    geometry, input_plan, weight_plan = backward_plans(grad_y, x, weight, lora_A, diag, router_weight, columns, dropout)
+    operands: BackwardOperands = (
+        grad_y, x, weight, lora_A, lora_B, diag, gates, router_weight, columns, low_rank, scaling, dropout, seed, needs
+    )  # fmt: skip
     with on_device(x):
-        return run_backward(*plans, *operands, scaling, dropout, seed, needs)
+        return run_backward(geometry, input_plan, weight_plan, *operands)
 
 
 def backward_plans(
@@ -170,7 +174,8 @@ def backward_plans(
     """What `backward` runs with."""
     geometry = geometry_of(weight, lora_A, diag, router_weight, columns, 0, dropout, x, grad_y)
     device, tokens = device_name(x.device), x.shape[0]
-    return geometry, *(_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
+    input_plan, weight_plan = (_plan.choose(kind, device, geometry, tokens) for kind in ("grad_input", "grad_weight"))
+    return geometry, input_plan, weight_plan
 
 
 def run_backward(
@@ -201,7 +206,7 @@ def run_backward(
     db = torch.empty_like(lora_B) if need_b else None
     ddiag = torch.empty_like(diag) if need_diag else None
     dgates = torch.empty_like(gates) if need_gates else None
-    drouter = torch.empty_like(router_weight) if need_router else None
+    drouter = torch.empty_like(router_weight) if need_router and router_weight is not None else None
     dweight = grad_y.T @ x if need_weight else None
     dbias = grad_y.sum(0) if need_bias else None
     gradients = dx, dweight, dbias, da, db, ddiag, dgates, drouter
@@ -225,7 +230,7 @@ def run_backward(
     plan = input_plan
     source = described(grad_y, plan.bm, plan.bk, plan.tma)
     base = described(weight, plan.bk, plan.bn, plan.tma)
-    target = described(dx, plan.bm, plan.bn // 2, plan.tma) if need_x else None
+    target = described(dx, plan.bm, plan.bn // 2, plan.tma) if dx is not None else None
     counters = flags(work.counters, x.device)
     programs = min(work.input_tasks, (processors or every) * plan.per_sm)
     for launch in _grad_input_launchers(geometry, plan, need_x):

@@ -181,7 +181,18 @@ class ReadsAnother(Base):
         return self.fc(x) * self.layers[0].weight.sum()
 
 
-@pytest.mark.parametrize("kind", [Asks, LeftOut, NeverMerged, ReadsAnother])
+def children(module):
+    return list(module)
+
+
+class LoopOfAFunction(Base):  # of the name of a method that is followed
+    def forward(self, x):
+        for layer in children(self.layers):
+            x = layer(x)
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("kind", [Asks, LeftOut, NeverMerged, ReadsAnother, LoopOfAFunction])
 def test_a_layer_that_is_called_is_adapted(kind):
     model = adapt(kind(), {"fc": {"num_experts": 2}})
     assert check_adapters(model, torch.randn(3, 4)) == ["fc"]
