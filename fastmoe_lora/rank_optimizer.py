@@ -74,10 +74,10 @@ class RankOptimizer(Optimizer):
                 before = state.get("mean", torch.zeros_like(rank))
                 state["mean"] = mean = self._unless_skipped(fast * before + (1 - fast) * rank.grad, before)
                 rank -= rate * mean / scale
-            if held is not None and self.found_inf is not None:
-                held.project_or_restore_(self.found_inf)
-            else:
+            if held is None or self.found_inf is None:
                 project_ranks_(self.model, self.budget)
+            else:
+                held.project_or_restore_(self.found_inf)
         return loss
 
     def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:

@@ -1,9 +1,23 @@
-"""Types of the command line's arguments, for argparse: each takes a word and says what was expected."""
+"""What the commands' grammars share: types of arguments, which say what was expected, and the form of the help."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
+
+
+class Help(argparse.HelpFormatter):
+    """Leaves a text of several lines, as examples are, as it stands, and fills the others."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def described(text: str | None, *examples: str) -> dict[str, Any]:
+    """Arguments of a command's parser: what it does, and how it is called."""
+    epilog = "\n  ".join(["examples:" if len(examples) > 1 else "example:", *examples])
+    return {"help": text, "description": text, "epilog": epilog, "formatter_class": Help, "allow_abbrev": False}
 
 
 def whole_number(most: int) -> Callable[[str], int]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastmoe_lora import __version__
-from unistd.arguments import whole_number
+from unistd.arguments import Help, described, whole_number
 from unistd.data_commands import add_commands
 from unistd.files import write_atomically, write_text
 from unistd.forecast import (
@@ -302,19 +302,26 @@ def tasks(options: argparse.Namespace, console: Console) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     parser = argparse.ArgumentParser(
-        prog="unistd", description="One Transformer that forecasts ten spatio-temporal tasks.", allow_abbrev=False
+        prog="unistd",
+        description="One Transformer that forecasts ten spatio-temporal tasks.",
+        epilog="example:\n  unistd train --config demo\n\nunistd COMMAND --help explains a command. Exit status: 0, 1"
+        " after an error,\n2 after a wrong option, 128 + signal after a stop.",
+        formatter_class=Help,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"unistd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(function, **options) -> argparse.ArgumentParser:
-        words = {"help": function.__doc__, "description": function.__doc__, "allow_abbrev": False}
-        sub = commands.add_parser(function.__name__, **words, **options)
+    def command(function, *examples: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, **described(function.__doc__, *examples))
         sub.register("action", None, _Once)
         sub.set_defaults(run_command=function)
         return sub
 
-    sub = command(train, epilog=keys_help(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = command(
+        train, "unistd train --config demo train.epochs=9 train.seed=1", "unistd train --config demo --resume"
+    )
+    sub.epilog += f"\n\n{keys_help()}"
     names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     sub.add_argument("--config", required=True, metavar="NAME_OR_FILE", help=f"a YAML file, or one of: {names}")
     again = sub.add_mutually_exclusive_group()
@@ -324,17 +331,17 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--profile", action="store_true", help=text)
     sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of single keys, see below")
 
-    def of_run(function, text: str = "folder of a run") -> argparse.ArgumentParser:
-        sub = command(function)
+    def of_run(function, *examples: str, text: str = "folder of a run") -> argparse.ArgumentParser:
+        sub = command(function, *examples)
         sub.add_argument("run", metavar="RUN", help=text)
         text = "last (the default), best (by validation), or a file of a checkpoint of this run"
         sub.add_argument("--checkpoint", default="last", metavar="last|best|FILE", help=text)
         return sub
 
-    of_run(evaluate)
-    of_run(report, "folder of an evaluated run")
+    of_run(evaluate, "unistd evaluate runs/demo --checkpoint best")
+    of_run(report, "unistd report runs/demo", text="folder of an evaluated run")
 
-    sub = of_run(predict)
+    sub = of_run(predict, "unistd predict runs/demo --task kth --input in.npy --output out.npy --units physical --gif")
     sub.add_argument("--task", required=True, help="one of the run's tasks")
     text = "frames (Tin, C, H, W), or a batch of them; a folder of such files; or - for arrays from standard input,"
     text += " as numpy.save writes them, one after the other"
@@ -351,22 +358,23 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--frames", type=whole_number(10_000), metavar="N", help=text)
     sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
 
-    sub = of_run(export)
+    sub = of_run(export, "unistd export runs/demo --task kth --format onnx")
     sub.add_argument("--task", required=True, help="one of the run's tasks")
     text = "onnx, for ONNX Runtime and others, or pt2, a program of torch.export"
     sub.add_argument("--format", required=True, choices=("onnx", "pt2"), help=text)
     text = "receives the model; default: exports/TASK.FORMAT in the run's folder"
     sub.add_argument("--output", metavar="FILE", help=text)
 
-    sub = commands.add_parser("data", help="check, prepare or look at data", allow_abbrev=False)
+    words = described("Checks, prepares, shows or exports data.", "unistd data check --data-root DIR")
+    sub = commands.add_parser("data", **words)
     add_commands(sub)
 
-    sub = command(plan)
+    sub = command(plan, "unistd plan --config paper --gpu h100 --gpus 8")
     add_plan_options(sub)
 
-    add_runs_options(command(runs))
+    add_runs_options(command(runs, "unistd runs runs --output runs.html"))
 
-    sub = command(tasks)
+    sub = command(tasks, "unistd tasks", "unistd tasks rain.yaml --root DIR")
     text = "YAML descriptions of tasks of one's own, or the names of those that are shipped"
     sub.add_argument("own", nargs="*", metavar="OWN", help=text)
     sub.add_argument("--root", metavar="FOLDER", help="folder of real data sets")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from unistd.arguments import described
 from unistd.messages import printable
 from unistd.tasks import SPLITS, TASKS, DataFileError, Task, TaskSpec, build_dataset, get_task
 from unistd.tasks.cards import CARDS
@@ -24,33 +25,35 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     """The grammar of `unistd data`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def command(function) -> argparse.ArgumentParser:
-        words = {"help": inspect.getdoc(function), "description": inspect.getdoc(function), "allow_abbrev": False}
+    def command(function, *examples: str) -> argparse.ArgumentParser:
+        words = described(inspect.getdoc(function), *examples)
         sub = commands.add_parser(function.__name__.replace("_", "-"), **words)
         sub.set_defaults(run_command=function)
         return sub
 
     sizes = f"a size other than the protocol's, as height=64; one of {', '.join(SIZES)}; can be given again"
-    sub = command(check)
+    sub = command(check, "unistd data check --data-root DIR", "unistd data check --data-root DIR --task kth --quick")
     sub.add_argument("--data-root", required=True, metavar="DIR", help="folder of the data sets, as data.root")
     text = "only this one, or the YAML description of one's own; can be given again"
     sub.add_argument("--task", action="append", metavar="TASK", help=text)
     sub.add_argument("--quick", action="store_true", help="read three frames of each recording, not all")
 
-    sub = command(prepare)
+    sub = command(prepare, "unistd data prepare kth DOWNLOADS DIR --size height=64 --size width=64")
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("source", metavar="SRC", help="folder that holds the published files, as data.root")
     sub.add_argument("target", metavar="DST", help="folder that receives TASK/: the data.root of runs to come")
     sub.add_argument("--size", action="append", default=[], metavar="NAME=N", help=sizes)
 
-    sub = command(preview)
+    sub = command(preview, "unistd data preview kth --data-root DIR --output pictures")
     sub.add_argument("task", metavar="TASK", help="one of the ten, or the YAML description of one's own")
     sub.add_argument("--data-root", metavar="DIR", help="folder of the data sets; without it data are generated")
     sub.add_argument("--split", choices=SPLITS, default="train")
     sub.add_argument("--output", default=".", metavar="DIR", help="receives TASK.gif and TASK.png")
     sub.add_argument("--size", action="append", default=[], metavar="NAME=N", help=sizes)
 
-    sub = command(export_well)
+    sub = command(
+        export_well, "unistd data export-well runs/demo DST", "unistd data export-well kth DST --data-root DIR"
+    )
     text = "folder of a run, whose tasks are written; or a task, or the YAML description of one's own"
     sub.add_argument("source", metavar="RUN_OR_TASK", help=text)
     sub.add_argument("target", metavar="DST", help="folder that receives TASK/data/{train,valid,test}/TASK.hdf5")

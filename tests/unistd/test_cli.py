@@ -1,7 +1,11 @@
 """The command line, from training to a forecast; and that what is wrong is said in one line."""
 
+import argparse
 import json
+import re
+import shlex
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from support.tiny_run import tiny_config
 from fastmoe_lora import load_adapters
 from unistd import TASKS
 from unistd.cli import main
+from unistd.commands import build_parser
 from unistd.schema import describe_keys
 from unistd.training import Config, load_config
 from unistd.training.run import build_model, open_run
@@ -117,6 +122,25 @@ def test_help_explains_every_key(capsys):
     for key, _, default, meaning in describe_keys(Config):
         assert f"{key} {meaning}" in shown
         assert f"default {default})" in shown
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from parsers(sub)
+
+
+def test_the_help_of_every_command_shows_an_example_that_is_right():
+    commands = list(parsers(build_parser()))
+    assert len(commands) == 14
+    for command in commands:
+        examples = re.findall("^  (unistd .*)", command.epilog, re.MULTILINE)
+        assert examples
+        assert all(f"{line} ".startswith(f"{command.prog} ") for line in examples)
+        for line in examples:
+            assert build_parser().parse_args(shlex.split(line)[1:]).run_command
 
 
 def test_train_takes_overrides_on_both_sides_and_reports_wrong_ones(tmp_path, capsys):
