@@ -56,7 +56,7 @@ class RankOptimizer(Optimizer):
             if not learning:
                 continue
             gradients = torch.cat([gathered(rank.grad).flatten() for rank in learning])
-            held = None if self.found_inf is None else HeldRanks(self.model, self.budget)
+            held = None if self.found_inf is None else HeldRanks(self.model, self.budget, self.found_inf)
             if held is None and not bool(
                 torch.cat([gradients, *(gathered(rank.detach()).flatten() for rank in learning)]).isfinite().all()
             ):
@@ -74,10 +74,10 @@ class RankOptimizer(Optimizer):
                 before = state.get("mean", torch.zeros_like(rank))
                 state["mean"] = mean = self._unless_skipped(fast * before + (1 - fast) * rank.grad, before)
                 rank -= rate * mean / scale
-            if held is None or self.found_inf is None:
+            if held is None:
                 project_ranks_(self.model, self.budget)
             else:
-                held.project_or_restore_(self.found_inf)
+                held.project_or_restore_()
         return loss
 
     def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:

@@ -89,17 +89,18 @@ def project_ranks_(model: nn.Module, budget: float | None = None) -> None:
 
 
 class HeldRanks:
-    """The ranks of a model that learn, as they are now: after a step they are projected onto the budget, or put back,
-    as a number on the device says. Nothing is read from there."""
+    """The ranks of a model that learn, as they are now: after a step they are projected onto the budget, or put back
+    where ``restore``, (), on the device, is not 0. Nothing is read from there."""
 
-    def __init__(self, model: nn.Module, budget: float | None) -> None:
+    def __init__(self, model: nn.Module, budget: float | None, restore: Tensor) -> None:
+        self._restore = restore
         self._layers, self._total = _learning(named_layers(model), budget)
         self._before, self._limits = _flat(self._layers)
 
-    def project_or_restore_(self, restore: Tensor) -> None:
-        """restore: (), not 0 where the ranks are to be what they were."""
+    def project_or_restore_(self) -> None:
+        """Gives the layers their ranks after the step."""
         after = _project(_flat(self._layers)[0], self._limits, self._total)
-        _assign(self._layers, torch.where(restore != 0, self._before, after))
+        _assign(self._layers, torch.where(self._restore != 0, self._before, after))
 
 
 def _learning(layers: dict[str, RAMoELinear], budget: float | None) -> tuple[dict[str, RAMoELinear], float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from unistd.tasks.spec import nearest
 
 
 class Help(argparse.HelpFormatter):
@@ -40,3 +42,9 @@ def share(text: str) -> float:
     if not 0.01 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0.01 to 1, found {text[:60]!r}")
     return value
+
+
+def check_task(task: str, tasks: Iterable[str]) -> None:
+    """Raises ValueError where a run does not have the task."""
+    if task not in (known := list(tasks)):
+        raise ValueError(f"unknown task {task!r}{nearest(task, known)}")

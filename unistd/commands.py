@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -15,33 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from fastmoe_lora import __version__
-from unistd.arguments import Help, described, whole_number
+from unistd.arguments import Help, check_task, described
 from unistd.data_commands import add_commands
-from unistd.files import write_atomically, write_text
-from unistd.forecast import (
-    check_shape,
-    files_of,
-    forecast_into,
-    new_files,
-    npy_path,
-    open_frames,
-    write_forecast,
-)
+from unistd.files import write_text
 from unistd.launch import launch
 from unistd.messages import printable
-from unistd.model import UniSTD
 from unistd.output import OutputLost
 from unistd.plan.command import add_options as add_plan_options
 from unistd.plan.command import plan
+from unistd.predict_command import add_predict_options, predict
 from unistd.runs_command import add_runs_options, runs
 from unistd.schema import describe_keys
-from unistd.stream import arrays_of
 from unistd.tasks import task_table
-from unistd.tasks.npy import open_npy
-from unistd.tasks.spec import nearest
+from unistd.terminal import say
 from unistd.training.checkpoint import CheckpointError
 from unistd.training.config import Config
-from unistd.training.device import open_device_or_cpu
 from unistd.training.errors import TrainingError
 from unistd.training.evaluate import held_out_sizes
 from unistd.training.loading import WorkerError
@@ -54,7 +42,6 @@ from unistd.training.run import Run, find_run, read_run
 from unistd.training.settings import CONFIGS, dump_config, load_config
 from unistd.training.stop import StopRequest, StopRequested
 from unistd.training.trainer import Trainer
-from unistd.truth import lead_table, measure, open_truth
 
 # what a user can set right: shown in one line. Anything else is a defect and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, MemoryError, CheckpointError, TrainingError, WorkerError)
@@ -136,7 +123,7 @@ def _show_complete(run: Run, trainer: Trainer, console: Console) -> bool:
     if run.report.exists():
         with suppress(CheckpointError, ValueError):  # none, damaged or of an earlier step: they are made again
             results = results_table(read_results(run, trainer.config.tasks, trainer.step).values)
-            _say(console, f"{run.folder} is complete; --restart trains it again")
+            say(console, f"{run.folder} is complete; --restart trains it again")
             console.print(results)
             return True
     return False
@@ -157,7 +144,7 @@ def _introduce(trainer: Trainer, sizes: Mapping[str, Mapping[str, int]], console
     model = trainer.model.module
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    _say(
+    say(
         console,
         Text.assemble(
             ("UniSTD", "bold"),
@@ -168,13 +155,11 @@ def _introduce(trainer: Trainer, sizes: Mapping[str, Mapping[str, int]], console
     for task, data in trainer.loader.dataset.datasets.items():
         low, high = data.spec.offset, data.spec.offset + data.spec.scale
         zero = f"0.0 is {low:g}, " if low else ""
-        _say(
-            console, f"  {task}: {len(data):,} training samples, {data.source}, {zero}1.0 is {high:g} {data.spec.unit}"
-        )
+        say(console, f"  {task}: {len(data):,} training samples, {data.source}, {zero}1.0 is {high:g} {data.spec.unit}")
         held = " and ".join(f"{count:,} {split}" for split, count in sizes[task].items())
-        _say(console, f"    held out: {held} samples")
+        say(console, f"    held out: {held} samples")
         for note in getattr(data, "notes", ()):
-            _say(console, f"    {note}")
+            say(console, f"    {note}")
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
@@ -200,68 +185,7 @@ def report(options: argparse.Namespace, console: Console) -> None:
 def _report(run: Run, console: Console, which: str = "last") -> None:
     from unistd.report import write_report  # matplotlib is slow to import, and only this needs it
 
-    _say(console, f"report: {write_report(run.folder, which)}")
-
-
-def _say(console: Console, text: str | Text) -> None:
-    """Prints a line as it is: what looks like markup in the name of a folder is none."""
-    console.print(text if isinstance(text, Text) else Text(printable(text)), soft_wrap=True, highlight=False)
-
-
-def predict(options: argparse.Namespace, console: Console) -> None:
-    """Forecasts the frames that follow those of a file, or of each file in a folder."""
-    trained = read_run(options.run, options.checkpoint)
-    device = open_device_or_cpu(trained.config.train, lambda line: _say(console, line)).device
-    model, physical = trained.model.to(device), options.units == "physical"
-    _check_task(options.task, model)
-    if physical and options.task not in trained.units:
-        raise CheckpointError(f"{trained.checkpoint}: of an earlier release, it does not say what the values mean")
-    spec = model.tasks[options.task]
-    if options.input == "-" or options.output == "-":
-        _predict_stream(options, model, physical, console)
-        return
-    together = os.path.isdir(options.input)
-    if together and options.truth is not None:
-        raise ValueError("--truth takes one --input file, expected no folder")
-    sources = files_of(options.input) if together else [Path(options.input)]
-    inputs = [open_frames(str(source), spec.input_shape) for source in sources]  # all, before the first is forecast
-    outputs = new_files(options.output, sources) if together else [npy_path(options.output)]
-    length = (options.frames or spec.frames_out, *spec.target_shape[1:])
-    truth = None if options.truth is None else open_truth(options.truth, (*inputs[0].shape[:-4], *length))
-    for frames, output in zip(inputs, outputs, strict=True):
-        gif = output.with_suffix(".gif") if options.gif else None
-        shape = write_forecast(model, options.task, frames, output, gif, physical, options.frames)
-        _say(console, f"forecast {shape}: {output}{f', {gif}' if gif else ''}")
-    if truth is not None:
-        console.print(lead_table(measure(open_npy(outputs[0]), truth, spec, physical), spec))
-
-
-def _predict_stream(options: argparse.Namespace, model: UniSTD, physical: bool, console: Console) -> None:
-    """A forecast of each array of standard input, or of a file, one after the other."""
-    if options.truth is not None or options.gif:
-        raise ValueError("--truth and --gif take files, expected no '-'")
-    shape = model.tasks[options.task].input_shape
-    streamed = options.input == "-"
-    arrays = arrays_of(sys.stdin.buffer, "standard input") if streamed else [open_frames(options.input, shape)]
-    count = 0
-
-    def forecast_all(write: Callable[[bytes], object]) -> None:
-        nonlocal count
-        for frames in arrays:
-            count += 1
-            check_shape(frames, shape)
-            forecast_into(write, model, options.task, frames, physical, options.frames)
-
-    def write_file(path: Path) -> None:
-        with path.open("wb") as file:
-            forecast_all(file.write)
-
-    if options.output == "-":
-        forecast_all(sys.stdout.write_bytes)  # nothing else is printed: it would stand among the numbers
-    else:
-        output = npy_path(options.output)
-        write_atomically(output, write_file)
-        _say(console, f"forecasts of {count} arrays, one after the other: {output}")
+    say(console, f"report: {write_report(run.folder, which)}")
 
 
 def export(options: argparse.Namespace, console: Console) -> None:
@@ -269,23 +193,18 @@ def export(options: argparse.Namespace, console: Console) -> None:
     from unistd.export import export as write
 
     trained = read_run(options.run, options.checkpoint)
-    _check_task(options.task, trained.model)
+    check_task(options.task, trained.model.tasks)
     run, named = trained.run, options.output is not None
     output = Path(options.output) if named else run.exports / f"{options.task}.{options.format}"
     with nullcontext() if named else run.writing():
         if not named:
             run.exports.mkdir(exist_ok=True)
         written = write(trained, options.task, options.format, output)
-    _say(
+    say(
         console,
         f"exported {written.size / 1e6:.2f} MB: {written.path}; largest difference to the model"
         f" {written.difference:.2g}, of values up to {written.largest:.3g}",
     )
-
-
-def _check_task(task: str, model: UniSTD) -> None:
-    if task not in model.tasks:
-        raise ValueError(f"unknown task {task!r}{nearest(task, list(model.tasks))}")
 
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
@@ -341,22 +260,9 @@ def build_parser() -> argparse.ArgumentParser:
     of_run(evaluate, "unistd evaluate runs/demo --checkpoint best")
     of_run(report, "unistd report runs/demo", text="folder of an evaluated run")
 
-    sub = of_run(predict, "unistd predict runs/demo --task kth --input in.npy --output out.npy --units physical --gif")
-    sub.add_argument("--task", required=True, help="one of the run's tasks")
-    text = "frames (Tin, C, H, W), or a batch of them; a folder of such files; or - for arrays from standard input,"
-    text += " as numpy.save writes them, one after the other"
-    sub.add_argument("--input", required=True, metavar="FILE.npy|FOLDER|-", help=text)
-    text = "receives the forecast (Tout, C, H, W) or a batch; .npy is appended to a name that does not end so. Of a"
-    text += " folder: a folder that receives files of the same names, none of which may be there."
-    text += " - is standard output, to which each forecast is written as an array"
-    sub.add_argument("--output", required=True, metavar="FILE.npy|FOLDER|-", help=text)
-    text = "the frames that came to be, of the forecast's shape: prints the errors per frame in the task's unit"
-    sub.add_argument("--truth", metavar="FILE.npy", help=text)
-    text = "of input and forecast: normalised to [0, 1], or the physical unit that the run says its data have"
-    sub.add_argument("--units", choices=("normalised", "physical"), default="normalised", help=text)
-    text = "length of the forecast; beyond the task's own it goes on from what was forecast, and errors grow"
-    sub.add_argument("--frames", type=whole_number(10_000), metavar="N", help=text)
-    sub.add_argument("--gif", action="store_true", help="also write input and forecast as an animation")
+    add_predict_options(
+        of_run(predict, "unistd predict runs/demo --task kth --input in.npy --output out.npy --units physical --gif")
+    )
 
     sub = of_run(export, "unistd export runs/demo --task kth --format onnx")
     sub.add_argument("--task", required=True, help="one of the run's tasks")

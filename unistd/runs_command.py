@@ -11,6 +11,7 @@ from rich.text import Text
 
 from unistd.files import write_text
 from unistd.messages import printable
+from unistd.terminal import say
 
 
 def runs(options: argparse.Namespace, console: Console) -> None:
@@ -28,7 +29,7 @@ def runs(options: argparse.Namespace, console: Console) -> None:
     console.print(table)
     if options.output is not None:
         write_text(Path(options.output), runs_page(summaries))
-        console.print(Text(f"curves: {printable(options.output)}"), soft_wrap=True, highlight=False)
+        say(console, f"curves: {options.output}")
 
 
 def add_runs_options(parser: argparse.ArgumentParser) -> None:

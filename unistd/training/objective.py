@@ -91,7 +91,6 @@ class Objective:
             totals = totals + torch.stack([errors[task].detach() if task in errors else nothing for task in step])
         if self.processes.world > 1:
             self._forget(set(self.specs) - set(step))
-        if self.processes.world > 1:
             totals = self.processes.sum(totals.double())
         return Errors(totals, {task: measured[task] for task in step})
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from fastmoe_lora import RankOptimizer, freeze_ranks, rank_budget_loss, rank_window, ranks_frozen, set_rank_window
+from fastmoe_lora._wrappers import gathered
 from unistd.model import UniSTD
 from unistd.training.config import RankConfig
-from unistd.training.sharding import gathered, whole
+from unistd.training.sharding import whole
 
 
 class RankPhase:

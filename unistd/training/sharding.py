@@ -35,11 +35,6 @@ def whole(tree: Any) -> Any:
     return tree_map_only(DTensor, lambda value: value.full_tensor().cpu(), tree)
 
 
-def gathered(value: Tensor) -> Tensor:
-    """The whole of a tensor, where it is, which may be in shards; all processes call this."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
 def shard_state(optimizer: Optimizer) -> None:
     """Lays the state of an optimizer, which was loaded whole, out as its parameters are."""
     for parameter, state in optimizer.state.items():

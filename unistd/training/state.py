@@ -31,14 +31,8 @@ WEIGHTS = ("config", "step", "model")  # what is needed of them to use the model
 # keys that may differ between a run and its resumption or evaluation, since no number of the training depends on them
 FREE_KEYS = {"run", "data.generated", "data.workers", "data.cache", "data.test_samples", "data.val_samples"}
 FREE_KEYS |= {"train.accelerator", "train.log_every", "train.checkpoint_every", "train.keep", "train.patience"}
-FREE_KEYS |= {
-    "train.skip_limit",
-    "train.compile",
-    "train.devices",
-    "train.nodes",
-    "train.strategy",
-    "train.shard_frozen",
-}
+FREE_KEYS |= {"train.devices", "train.nodes", "train.strategy", "train.shard_frozen"}
+FREE_KEYS |= {"train.skip_limit", "train.compile"}
 FREE_KEYS |= {"metrics.lpips_weights", "metrics.fvd_weights"}
 # paths: what they lead to may have been moved
 MOVABLE_KEYS = re.compile(r"data\.root|model\.pretrained|train\.init_from|own_tasks\.[^.]+\.files")
@@ -237,7 +231,7 @@ def _rank_state(optimizer: Optimizer, steps: int, skips: int) -> dict[int, Any]:
     ranks = optimizer.param_groups[0]["params"]
 
     def skipped(value: Any) -> str | None:
-        right = tensor_fault(value, ranks[0].new_zeros(())) is None and 0 <= value <= skips
+        right = tensor_fault(value, ranks[0].new_zeros(())) is None and value == value.round() and 0 <= value <= skips
         return None if right else f"float32 (), a whole number from 0 to {skips}"
 
     shared = {"step": steps, "mean_square": lambda value: tensor_fault(value, ranks[0].new_zeros(()), least=0)}

@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastmoe_lora import check_adapters, save_adapters
+from fastmoe_lora._wrappers import gathered
 from unistd.interrupts import say
 from unistd.messages import printable
 from unistd.model import UniSTD
@@ -42,7 +43,7 @@ from unistd.training.processes import ALONE, Processes
 from unistd.training.progress import TrainingProgress
 from unistd.training.ranks import RankPhase
 from unistd.training.run import Run, build_model, use_threads, use_units
-from unistd.training.sharding import gathered, is_sharded, shard_state, whole
+from unistd.training.sharding import is_sharded, shard_state, whole
 from unistd.training.skipping import Skips
 from unistd.training.sources import check_data, source_kinds, stored_units, units_of
 from unistd.training.start import start_from, was_learned

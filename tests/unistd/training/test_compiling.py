@@ -1,7 +1,6 @@
 """train.compile: the steps of the model as it is written, few compilations, checkpoints of the same names."""
 
 import io
-import signal
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from rich.console import Console
 from support.many_processes import SHARED, assert_same_course, processes_of, train
 from support.processes import together
+from support.stopping import Stopping
 from support.tiny_run import tiny_config
 from torch._dynamo.utils import counters
 
@@ -20,19 +20,9 @@ from unistd.training.errors import TrainingError
 from unistd.training.log import read_log
 from unistd.training.run import Run
 from unistd.training.stop import Stopped
-from unistd.training.trainer import Trainer
 
 COMPILED = {"train.compile": "default"}
 SHORT = SHARED | {"train.epoch_samples": 6, "train.tasks_per_step": 0, "train.accumulate": 1, "train.batch_size": 2}
-
-
-class Stopping(Trainer):
-    stop_at = None
-
-    def _train_step(self, *arguments):
-        super()._train_step(*arguments)
-        if self.step == self.stop_at:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """A run that goes on longer than it was planned: said, exact under stops, and nothing else of it may change."""
 
 import io
-import signal
 
 import pytest
 import torch
 from rich.console import Console
 from support.run_folder import refusal_of
+from support.stopping import Stopping
 from support.tiny_run import tiny_config
 
 from unistd.cli import main
@@ -16,13 +16,6 @@ from unistd.training.run import Run
 from unistd.training.settings import dump_config
 from unistd.training.stop import Stopped
 from unistd.training.trainer import Trainer
-
-
-class Stopping(Trainer):
-    def _train_step(self, *arguments):
-        super()._train_step(*arguments)
-        if self.step == self.stop_at:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def train(folder, epochs, stop_at=None, resume=False, **changes):

@@ -1,7 +1,6 @@
 """What of a model learns: parts that are frozen, tasks that are only measured, smaller rates for what was learned."""
 
 import io
-import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from rich.console import Console
 from support.bad_config import refused
 from support.many_processes import SHARED, assert_same_course, processes_of, train
 from support.processes import together
+from support.stopping import Stopping
 from support.tiny_run import tiny_config
 
 from unistd.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -17,19 +17,9 @@ from unistd.training.parts import part_of
 from unistd.training.run import Run
 from unistd.training.settings import dump_config
 from unistd.training.stop import Stopped
-from unistd.training.trainer import Trainer
 
 ONLY = {"train.only": ["enso"], "train.freeze": ["trunk", "adapters"], "ranks.epochs": 0}
 TOGETHER = SHARED | {"train.freeze": ["trunk", "kth"], "train.only": ["taxibj", "kth"], "train.epoch_samples": 12}
-
-
-class Stopping(Trainer):
-    stop_at = None
-
-    def _train_step(self, *arguments):
-        super()._train_step(*arguments)
-        if self.step == self.stop_at:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def trainer(folder, changes, resume=False):

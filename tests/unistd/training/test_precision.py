@@ -1,7 +1,6 @@
 """Training in float16: the loss has a scale, which is part of the run, and its overflows are no fault."""
 
 import io
-import signal
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from rich.console import Console
 from support.many_processes import SHARED, processes_of
 from support.processes import together
 from support.run_folder import refusal_of
+from support.stopping import Stopping
 from support.tiny_run import STEPS, tiny_config
 from torch.utils._pytree import tree_leaves
 
@@ -20,18 +20,8 @@ from unistd.training.processes import ALONE
 from unistd.training.run import Run
 from unistd.training.settings import dump_config
 from unistd.training.stop import Stopped
-from unistd.training.trainer import Trainer
 
 FP16 = {"train.precision": "16-mixed"}
-
-
-class Stopping(Trainer):
-    stop_at = None
-
-    def _train_step(self, *arguments):
-        super()._train_step(*arguments)
-        if self.step == self.stop_at:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def trainer(folder, changes=None, resume=False, processes=ALONE):

@@ -1,7 +1,6 @@
 """How often tasks have their turns, and that seed, step and recorded losses alone decide it."""
 
 import io
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from support.bad_config import refused
 from support.many_processes import SHARED, assert_same_course, processes_of, train
 from support.processes import together
+from support.stopping import Stopping
 from support.tiny_run import tiny_config
 
 from unistd.training.balance import LossBalance
@@ -84,15 +84,6 @@ def test_losses_decide_the_shares_of_the_next_epoch():
     shares = balance.shares
     balance.begin_epoch(30)
     assert balance.shares == shares, "once an epoch"
-
-
-class Stopping(Trainer):
-    stop_at = None
-
-    def _train_step(self, *arguments):
-        super()._train_step(*arguments)
-        if self.step == self.stop_at:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def run(folder, stop_at=None, resume=False, **changes):
