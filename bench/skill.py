@@ -33,7 +33,7 @@ BATCH, TRAIN_SAMPLES, TEST_SAMPLES = 4, 1024, 64
 KEPT = ("mse", "psnr", "ssim", "vrmse", "csi", "nino")  # measures that are recorded
 
 
-class Contest:
+class Comparison:
     """Configs, data and plans of one suite of tasks."""
 
     def __init__(self, suite: str, root: str | None, minutes: float, ledger: Ledger):
@@ -172,17 +172,17 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     output = given.output or RESULTS / ("skill.json" if given.suite == "demo" else f"skill-{given.suite}.json")
     settings = {"suite": given.suite, "batch": BATCH, "train_samples": TRAIN_SAMPLES, "test_samples": TEST_SAMPLES}
-    contest = Contest(given.suite, given.root, given.minutes, Ledger(output, settings))
+    comparison = Comparison(given.suite, given.root, given.minutes, Ledger(output, settings))
     tasks = given.tasks or list(SUITES[given.suite])
     sets = [tasks] if given.joint else [[task] for task in tasks]
     changes = {name: given.change if name in ("unistd", "vit") else [] for name in given.entrants}
     if given.measure:
         for name in given.entrants:
             for group in sets:
-                contest.step_seconds(name, group, changes[name])
+                comparison.step_seconds(name, group, changes[name])
         return
     budget = "samples" if given.joint else given.budget
     for seed in range(given.seeds):
         for group in sets:
             for name in given.entrants:
-                contest.run(name, group, changes[name], budget, seed)
+                comparison.run(name, group, changes[name], budget, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.harness.machine import commit, describe_machine, describe_versions
+from unistd.files import write_text
 
 SCHEMA = 1
 
@@ -91,9 +91,7 @@ class Ledger:
         tree = {"schema": SCHEMA, "settings": self.settings, **about, "step_seconds": self.step_seconds}
         tree |= {"baselines": self.baselines, "runs": [asdict(run) for run in self.runs]}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        part.write_text(_compact(tree) + "\n")
-        os.replace(part, self.file)
+        write_text(self.file, _compact(tree) + "\n")
 
 
 def _compact(tree: dict[str, Any]) -> str:

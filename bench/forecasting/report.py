@@ -66,7 +66,7 @@ def error_table(ledger: Ledger, budget: str) -> str:
             for task in tasks
         ]
     rows = [[task, *(_cell(column[i]) for column in columns.values())] for i, task in enumerate(tasks)]
-    rows.append(["geometric mean", *(_whole(column) for column in columns.values())])
+    rows.append(["geometric mean", *(_overall(column) for column in columns.values())])
     return markdown(["", *columns], rows)
 
 
@@ -102,7 +102,7 @@ def joint_table(ledger: Ledger) -> str:
         if (ratios := over_single(ledger, name, count))
     }
     rows = [[task, *(_cell(column.get(task, [])) for column in columns.values())] for task in tasks_of(ledger)]
-    rows.append(["geometric mean", *(_whole(list(column.values())) for column in columns.values())])
+    rows.append(["geometric mean", *(_overall(list(column.values())) for column in columns.values())])
     return markdown(["", *columns], rows)
 
 
@@ -197,7 +197,7 @@ def _cell(values: Cell) -> str:
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def _whole(column: Sequence[Cell]) -> str:
+def _overall(column: Sequence[Cell]) -> str:
     """The geometric mean over the tasks of the means over the seeds, where every task has one."""
     return f"{geometric_mean([mean(cell) for cell in column]):.2f}" if column and all(column) else "-"
 

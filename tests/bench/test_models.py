@@ -17,15 +17,6 @@ from unistd import TASKS
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny work only waits for a second thread; `--threads` changes the count of the whole process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(("task", "published"), [("moving_mnist", "46.8"), ("taxibj", "9.96")])
 def test_simvp_has_the_published_number_of_parameters(task, published):
     with torch.device("meta"):

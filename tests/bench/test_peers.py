@@ -12,15 +12,6 @@ CPU = torch.device("cpu")
 SIZES = (Problem("split", 17, 24, 36, S=3, E=4, R=5), Problem("one", 33, 16, 20, E=2, R=8))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny work only waits for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # A compiled peer runs the module of "three-gemm", in seconds; its own check happens before it is timed.
 EAGER = [name for name, peer in PEERS.items() if peer.complete and not peer.compiles]
 IN_FLOAT64 = [name for name in EAGER if name not in ("unsloth", "lorafusion", "scattermoe", "triton", "cpu")]

@@ -28,10 +28,10 @@ TINY = [
 
 
 @pytest.fixture
-def contest(tmp_path, monkeypatch):
+def comparison(tmp_path, monkeypatch):
     monkeypatch.setattr(skill, "TRAIN_SAMPLES", 8)
     monkeypatch.setattr(skill, "TEST_SAMPLES", 2)
-    return skill.Contest("demo", None, 0.01, Ledger(tmp_path / "skill.json", {"suite": "demo"}))
+    return skill.Comparison("demo", None, 0.01, Ledger(tmp_path / "skill.json", {"suite": "demo"}))
 
 
 @pytest.mark.parametrize(("task", "millions"), [("moving_mnist", 46.8), ("taxibj", 9.96)])
@@ -69,11 +69,11 @@ def _parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", ENTRANTS)
-def test_a_training_is_a_function_of_its_plan_and_changes_the_model(contest, name):
-    config = contest.config(["taxibj", "enso"], TINY)
+def test_a_training_is_a_function_of_its_plan_and_changes_the_model(comparison, name):
+    config = comparison.config(["taxibj", "enso"], TINY)
     plan = Plan({"taxibj": 3, "enso": 1}, seed=1)
     assert plan.steps == 2
-    courses = [Course(ENTRANTS[name], config, plan, contest.data(config)) for _ in range(2)]
+    courses = [Course(ENTRANTS[name], config, plan, comparison.data(config)) for _ in range(2)]
     assert [sorted(batch) for batch in courses[0].batches()] in (
         [["enso", "taxibj"], ["taxibj"]],
         [["taxibj"], ["enso", "taxibj"]],
@@ -84,29 +84,29 @@ def test_a_training_is_a_function_of_its_plan_and_changes_the_model(contest, nam
     assert all(torch.equal(p, q) for p, q in zip(one, two, strict=True))
 
 
-def test_a_run_is_kept_and_not_run_again(contest, monkeypatch):
-    contest.ledger.step_seconds = {"unistd taxibj": 0.2, "simvp taxibj": 0.3, "unistd enso": 0.1}
+def test_a_run_is_kept_and_not_run_again(comparison, monkeypatch):
+    comparison.ledger.step_seconds = {"unistd taxibj": 0.2, "simvp taxibj": 0.3, "unistd enso": 0.1}
     for name, budget in (("unistd", "time"), ("simvp", "time"), ("simvp", "samples")):
-        contest.run(name, ["taxibj"], [], budget, seed=0)
-    contest.run("unistd", ["taxibj"], [], "samples", seed=0)  # is the one at equal time
-    runs = Ledger(contest.ledger.file, {"suite": "demo"}).runs
+        comparison.run(name, ["taxibj"], [], budget, seed=0)
+    comparison.run("unistd", ["taxibj"], [], "samples", seed=0)  # is the one at equal time
+    runs = Ledger(comparison.ledger.file, {"suite": "demo"}).runs
     assert [(run.entrant, run.budget, run.steps) for run in runs] == [
         ("unistd", "time", 3),
         ("simvp", "time", 2),
         ("simvp", "samples", 3),
     ]
     monkeypatch.setattr(Course, "run", lambda course: pytest.fail("run again"))
-    contest.run("simvp", ["taxibj"], [], "samples", seed=0)
-    assert contest.plan("simvp", ["taxibj", "enso"], [], "samples", 0).batches == {"taxibj": 3, "enso": 6}
+    comparison.run("simvp", ["taxibj"], [], "samples", seed=0)
+    assert comparison.plan("simvp", ["taxibj", "enso"], [], "samples", 0).batches == {"taxibj": 3, "enso": 6}
     with pytest.raises(ValueError, match="its settings are"):
-        Ledger(contest.ledger.file, {"suite": "real"})
+        Ledger(comparison.ledger.file, {"suite": "real"})
 
 
-def test_joint_is_set_beside_the_single_task_model_of_the_same_seed(contest):
-    contest.ledger.step_seconds = {"unistd taxibj": 0.3, "unistd enso": 0.3}
+def test_joint_is_set_beside_the_single_task_model_of_the_same_seed(comparison):
+    comparison.ledger.step_seconds = {"unistd taxibj": 0.3, "unistd enso": 0.3}
     for tasks in (["taxibj"], ["enso"], ["taxibj", "enso"]):
-        contest.run("unistd", tasks, [], "samples", seed=0)
-    ledger = contest.ledger
+        comparison.run("unistd", tasks, [], "samples", seed=0)
+    ledger = comparison.ledger
     one, _, both = ledger.runs
     ledger.runs.append(replace(one, seed=1))
     ratios = report.over_single(ledger, "unistd", 2)
@@ -123,10 +123,10 @@ def test_the_page_shows_what_was_recorded():
     assert skill.screened(Ledger(RESULTS / "screening.json", {})) in page
 
 
-def test_a_change_is_set_beside_what_it_changes(contest):
-    contest.ledger.step_seconds = {"unistd taxibj": 0.6, "unistd taxibj optim.lr=0.5": 0.6}
+def test_a_change_is_set_beside_what_it_changes(comparison):
+    comparison.ledger.step_seconds = {"unistd taxibj": 0.6, "unistd taxibj optim.lr=0.5": 0.6}
     for changes in ([], ["optim.lr=0.5"]):
-        contest.run("unistd", ["taxibj"], changes, "time", seed=0)
-    errors = [run.values["taxibj"]["mse"] for run in contest.ledger.runs]
-    row = next(line for line in report.screening_table(contest.ledger, []).splitlines() if "lr=0.5" in line)
+        comparison.run("unistd", ["taxibj"], changes, "time", seed=0)
+    errors = [run.values["taxibj"]["mse"] for run in comparison.ledger.runs]
+    row = next(line for line in report.screening_table(comparison.ledger, []).splitlines() if "lr=0.5" in line)
     assert row.split(" | ")[-2:] == [f"{errors[1] / errors[0]:.2f}", "1 |"]
