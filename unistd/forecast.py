@@ -58,13 +58,17 @@ def files_of(folder: str) -> list[Path]:
     return [Path(folder) / name for name in names]
 
 
-def new_files(folder: str, sources: Sequence[Path]) -> list[Path]:
+def new_files(folder: str, sources: Sequence[Path], gif: bool = False) -> list[Path]:
     """A file for each source's forecast, named as it, in a folder that is made where there is none.
+
+    Args:
+        gif: there will be an animation beside each.
 
     Raises ValueError where one of them is there already.
     """
     files = [Path(os.path.realpath(folder)) / source.name for source in sources]
-    if there := next((file for file in files if os.path.lexists(file)), None):
+    made = [*files, *(file.with_suffix(".gif") for file in files if gif)]
+    if there := next((file for file in made if os.path.lexists(file)), None):
         raise ValueError(f"{there}: is there already, expected a folder without files of these names")
     require(folder, "a folder", "nothing")
     Path(folder).mkdir(exist_ok=True)

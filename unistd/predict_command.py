@@ -48,7 +48,7 @@ def predict(options: argparse.Namespace, console: Console) -> None:
         raise ValueError("--truth takes one --input file, expected no folder")
     sources = files_of(options.input) if together else [Path(options.input)]
     inputs = [open_frames(str(source), spec.input_shape) for source in sources]  # all, before the first is forecast
-    outputs = new_files(options.output, sources) if together else [npy_path(options.output)]
+    outputs = new_files(options.output, sources, options.gif) if together else [npy_path(options.output)]
     length = (options.frames or spec.frames_out, *spec.target_shape[1:])
     truth = None if options.truth is None else open_truth(options.truth, (*inputs[0].shape[:-4], *length))
     for frames, output in zip(inputs, outputs, strict=True):

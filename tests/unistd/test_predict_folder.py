@@ -43,6 +43,9 @@ def test_forecasts_that_are_there_stay(finished_run, folder, tmp_path):
     assert_refused(run_command(*words(finished_run, folder, tmp_path / "out")), "out/day9.npy: is there already")
     assert_refused(run_command(*words(finished_run, folder, folder)), "in/b[1].npy: is there already")
     assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == [b"another one"]
+    (tmp_path / "out" / "day9.npy").rename(tmp_path / "out" / "day10.gif")
+    outcome = run_command(*words(finished_run, folder, tmp_path / "out", "--gif"))
+    assert_refused(outcome, "out/day10.gif: is there already")
 
 
 @pytest.mark.parametrize(
